@@ -1,0 +1,39 @@
+"""The words every Throughline domain is written in: refusals, ids, digests, folds. Standard library only."""
+
+from throughline_kernel.announcement import Announcement, announce
+from throughline_kernel.digests import canonical_json, combine_digests, digest
+from throughline_kernel.folding import Fold, Recorded
+from throughline_kernel.ids import HEX_ID, hex_id, is_hex_id
+from throughline_kernel.refusals import (
+    ConflictError,
+    ExhaustedError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    PreconditionError,
+    Refusal,
+    UnavailableError,
+    Violation,
+)
+
+__all__ = [
+    "HEX_ID",
+    "Announcement",
+    "ConflictError",
+    "ExhaustedError",
+    "Fold",
+    "ForbiddenError",
+    "InvalidError",
+    "NotFoundError",
+    "PreconditionError",
+    "Recorded",
+    "Refusal",
+    "UnavailableError",
+    "Violation",
+    "announce",
+    "canonical_json",
+    "combine_digests",
+    "digest",
+    "hex_id",
+    "is_hex_id",
+]
