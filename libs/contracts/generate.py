@@ -63,11 +63,7 @@ def differences(fresh: Path, committed: Path) -> Iterator[str]:
 
 
 def _listing(root: Path) -> set[Path]:
-    return {
-        path.relative_to(root)
-        for path in root.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    return {path.relative_to(root) for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
 def main() -> int:
