@@ -1,0 +1,172 @@
+"""The installation's keys and where the key store is, from the environment or from a key file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from throughline_privacy.hashing import HASH_KEY_BYTES, IdentifierHasher
+from throughline_privacy.postgres_key_store import PostgresKeyStore
+from throughline_privacy.sqlite_key_store import SqliteKeyStore
+from throughline_privacy.vault import KEY_BYTES, KeyEncryptionKey, KeyStore, Vault
+
+HASH_KEY: Final = "THROUGHLINE_HASH_KEY"
+KEY_ENCRYPTION_KEY: Final = "THROUGHLINE_KEY_ENCRYPTION_KEY"
+RETIRED_KEYS: Final = "THROUGHLINE_RETIRED_KEY_ENCRYPTION_KEYS"
+KEYS_FILE: Final = "THROUGHLINE_KEYS_FILE"
+KEY_STORE: Final = "THROUGHLINE_KEY_STORE"
+KEY_STORE_SCHEMA: Final = "THROUGHLINE_KEY_STORE_SCHEMA"
+DEFAULT_SCHEMA: Final = "throughline_keys"
+
+
+class PrivacySettingsError(ValueError):
+    """The environment does not say which keys to use or where they are kept; the message names the variable
+    and the remedy.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySettings:
+    """The installation's hash key and key-encryption keys, and the key store: a path or a `postgresql://`
+    URL.
+    """
+
+    hash_key: bytes = field(repr=False)
+    key_encryption_key: KeyEncryptionKey
+    key_store: str = field(repr=False)  # a URL may carry a password
+    key_store_schema: str = DEFAULT_SCHEMA
+    retired: tuple[KeyEncryptionKey, ...] = ()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> PrivacySettings:
+        """Reads the settings. Each variable has a form ending in `_FILE` that names a file holding the value.
+
+        Keys are 32 bytes in base64: THROUGHLINE_HASH_KEY, THROUGHLINE_KEY_ENCRYPTION_KEY, and retired
+        key-encryption keys, separated by commas, in THROUGHLINE_RETIRED_KEY_ENCRYPTION_KEYS.
+        THROUGHLINE_KEYS_FILE names a file made by `create_keys` and serves those that are not set.
+        THROUGHLINE_KEY_STORE is a file path or a `postgresql://` URL; its schema is
+        THROUGHLINE_KEY_STORE_SCHEMA.
+        Raises: PrivacySettingsError, which names the variable.
+        """
+        keys_file = env.get(KEYS_FILE, "")
+        from_file = _read_keys_file(Path(keys_file)) if keys_file else {}
+        hash_key = _read(env, HASH_KEY) or from_file.get("hash_key", "")
+        kek = _read(env, KEY_ENCRYPTION_KEY) or from_file.get("key_encryption_key", "")
+        retired = _read(env, RETIRED_KEYS) or from_file.get("retired_key_encryption_keys", "")
+        key_store = _read(env, KEY_STORE)
+        if not key_store:
+            raise PrivacySettingsError(
+                f"{KEY_STORE} is not set; give the path of the key store's SQLite file or a postgresql:// URL"
+            )
+        return cls(
+            hash_key=_decode(hash_key, HASH_KEY, HASH_KEY_BYTES),
+            key_encryption_key=KeyEncryptionKey(_decode(kek, KEY_ENCRYPTION_KEY, KEY_BYTES)),
+            key_store=key_store,
+            key_store_schema=env.get(KEY_STORE_SCHEMA) or DEFAULT_SCHEMA,
+            retired=tuple(
+                KeyEncryptionKey(_decode(key.strip(), RETIRED_KEYS, KEY_BYTES))
+                for key in retired.split(",")
+                if key.strip()
+            ),
+        )
+
+    def hasher(self) -> IdentifierHasher:
+        """The hasher under this installation's hash key."""
+        return IdentifierHasher(self.hash_key)
+
+
+def read_hash_key(env: Mapping[str, str] = os.environ) -> bytes:
+    """The hash key alone, for services that resolve identifiers and seal nothing.
+
+    Raises: PrivacySettingsError, which names the variable.
+    """
+    keys_file = env.get(KEYS_FILE, "")
+    from_file = _read_keys_file(Path(keys_file)) if keys_file else {}
+    return _decode(_read(env, HASH_KEY) or from_file.get("hash_key", ""), HASH_KEY, HASH_KEY_BYTES)
+
+
+def open_key_store(settings: PrivacySettings) -> KeyStore:
+    """Opens the key store, making its tables where absent. Raises: UnavailableError."""
+    if settings.key_store.startswith(("postgresql://", "postgres://")):
+        return PostgresKeyStore(settings.key_store, settings.key_store_schema)
+    return SqliteKeyStore(Path(settings.key_store))
+
+
+def open_vault(settings: PrivacySettings) -> Vault:
+    """Opens the vault on the key store that the settings name. Raises: UnavailableError."""
+    return Vault(open_key_store(settings), settings.key_encryption_key, retired=settings.retired)
+
+
+def create_keys(path: Path) -> None:
+    """Makes new keys in a JSON file that only its owner can read (mode 0600), whole or not at all.
+
+    Raises: FileExistsError where there is a file already: other keys would make everything sealed unreadable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = {
+        "hash_key": base64.b64encode(secrets.token_bytes(HASH_KEY_BYTES)).decode(),
+        "key_encryption_key": base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode(),
+        "retired_key_encryption_keys": "",
+    }
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(keys, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, never replaces what is there.
+        os.link(draft, path)
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read(env: Mapping[str, str], name: str) -> str:
+    value, file = env.get(name, ""), env.get(f"{name}_FILE", "")
+    if value and file:
+        raise PrivacySettingsError(f"both {name} and {name}_FILE are set; give one of them")
+    if not file:
+        return value.strip()
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrivacySettingsError(f"{name}_FILE names {file}, which cannot be read: {error}") from error
+
+
+def _read_keys_file(path: Path) -> dict[str, str]:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise PrivacySettingsError(f"{KEYS_FILE} {path} can be read by others; run: chmod 600 {path}")
+        keys: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, PrivacySettingsError):
+            raise
+        raise PrivacySettingsError(f"{KEYS_FILE} names {path}, which cannot be read: {error}") from error
+    if not isinstance(keys, dict):
+        raise PrivacySettingsError(f"{KEYS_FILE} {path} holds no JSON object; restore it from its backup")
+    return {str(name): str(value) for name, value in keys.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] -- JSON
+
+
+def _decode(text: str, name: str, size: int) -> bytes:
+    if not text:
+        raise PrivacySettingsError(f"{name} is not set; give {size} random bytes in base64, or set {KEYS_FILE}")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PrivacySettingsError(f"{name} is not base64; give {size} random bytes in base64") from error
+    if len(key) != size:
+        raise PrivacySettingsError(f"{name} has {len(key)} bytes; give {size} random bytes in base64")
+    return key

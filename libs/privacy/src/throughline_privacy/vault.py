@@ -1,0 +1,299 @@
+"""Seals personal values under one key per persona, so that destroying the key forgets the person (law 9)."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from threading import Lock
+from typing import Final, NamedTuple, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES: Final = 32
+KEY_ID_BYTES: Final = 16
+NONCE_BYTES: Final = 12
+_REWRAP_PAGE: Final = 1_000
+
+
+class Sealed(NamedTuple):
+    """A sealed value: the id of the key that opens it, and nonce (12 bytes), ciphertext and tag."""
+
+    key_id: bytes
+    box: bytes
+
+
+class WrappedKey(NamedTuple):
+    """A persona's key as it is stored: encrypted under the key-encryption key of this id."""
+
+    kek_id: str
+    wrapped: bytes
+
+
+class KeyDestroyedError(Exception):
+    """Nothing can be sealed under a key that was destroyed: take the persona's next generation."""
+
+    def __init__(self, key_ids: frozenset[bytes]) -> None:
+        super().__init__(f"destroyed for good: {', '.join(sorted(key_id.hex() for key_id in key_ids))}")
+        self.key_ids = key_ids
+
+
+class KeyUnknownError(LookupError):
+    """The key store never held this key: it is not the store these values were sealed with."""
+
+
+class BoxInvalidError(ValueError):
+    """The box was not sealed under this key id, or was changed since."""
+
+
+class KekUnknownError(LookupError):
+    """A key is wrapped under a key-encryption key that was not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEncryptionKey:
+    """Wraps the keys of personas: 32 bytes. Its id follows from it, so the two cannot be mixed up.
+
+    Raises: ValueError where the key is not 32 bytes.
+    """
+
+    key: bytes = field(repr=False)
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.key) != KEY_BYTES:
+            raise ValueError(f"the key-encryption key has {len(self.key)} bytes; give {KEY_BYTES}")
+        object.__setattr__(self, "id", blake2b(self.key, digest_size=8, person=b"kek id").hexdigest())
+
+
+class KeyStore(Protocol):
+    """Keeps wrapped keys and tombstones. Whatever changes is durable on return; several processes share one
+    store.
+    """
+
+    def fetch(self, key_ids: Collection[bytes]) -> dict[bytes, WrappedKey | None]:
+        """What stands for each id: the wrapped key, None where destroyed, no entry where never seen."""
+        ...
+
+    def add(self, keys: Mapping[bytes, WrappedKey]) -> dict[bytes, WrappedKey | None]:
+        """Stores keys for ids never seen, in one commit; answers what now stands for every id, as `fetch`
+        does.
+        """
+        ...
+
+    def destroy(self, key_ids: Collection[bytes]) -> int:
+        """Deletes keys and leaves tombstones, also for ids never seen; answers how many were not destroyed
+        before.
+        """
+        ...
+
+    def destroyed_after(self, sequence: int) -> list[tuple[int, bytes]]:
+        """(sequence, key id) of the tombstones after a sequence, in order; sequences become visible in order."""
+        ...
+
+    def last_destroyed(self) -> int:
+        """Sequence of the newest tombstone, 0 where there is none."""
+        ...
+
+    def wrapped_otherwise(self, kek_id: str, limit: int) -> dict[bytes, WrappedKey]:
+        """Up to `limit` keys that are not wrapped under this key-encryption key."""
+        ...
+
+    def replace(self, keys: Mapping[bytes, WrappedKey]) -> int:
+        """Stores new wrappings of keys that still stand, in one commit; answers how many."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what the store holds open."""
+        ...
+
+
+class Vault:
+    """Seals and opens personal values. Safe to use from several threads.
+
+    Unwrapped keys are kept in memory, at most `cache_size` (about 250 bytes each). Every call first asks the
+    store for tombstones that came since the last one, in one indexed read: a key destroyed by any process
+    opens nothing and seals nothing in a call that begins after its destruction was committed.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        kek: KeyEncryptionKey,
+        *,
+        retired: Iterable[KeyEncryptionKey] = (),
+        cache_size: int = 100_000,
+    ) -> None:
+        self._store = store
+        self._kek = kek
+        self._wrappers = {each.id: AESGCM(each.key) for each in (*retired, kek)}
+        self._cache_size = cache_size
+        self._keys: OrderedDict[bytes, bytes] = OrderedDict()
+        self._tombstone = store.last_destroyed()
+        self._lock = Lock()
+
+    def seal_many(self, items: Sequence[tuple[bytes, bytes]]) -> list[Sealed]:
+        """Seals each (key id, plaintext), in order. Keys never seen are made, all in one durable commit
+        before this returns.
+
+        Raises: KeyDestroyedError, with every destroyed id among them and nothing sealed.
+        """
+        keys = self._keys_to_seal({key_id for key_id, _ in items})
+        randomness = os.urandom(NONCE_BYTES * len(items))
+        sealed: list[Sealed] = []
+        for number, (key_id, plaintext) in enumerate(items):
+            nonce = randomness[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
+            sealed.append(Sealed(key_id, nonce + AESGCM(keys[key_id]).encrypt(nonce, plaintext, key_id)))
+        return sealed
+
+    def seal(self, key_id: bytes, plaintext: bytes) -> Sealed:
+        """Seals one value. Raises: KeyDestroyedError."""
+        return self.seal_many([(key_id, plaintext)])[0]
+
+    def open(self, key_id: bytes, box: bytes) -> bytes | None:
+        """The plaintext, or None where the key was destroyed. Raises: BoxInvalidError, KeyUnknownError."""
+        return self.open_many([(key_id, box)])[0]
+
+    def open_many(self, items: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        """The plaintext of each (key id, box), in order; None where its key was destroyed.
+
+        Raises: BoxInvalidError, KeyUnknownError, KekUnknownError.
+        """
+        keys = self._standing({key_id for key_id, _ in items})
+        opened: list[bytes | None] = []
+        for key_id, box in items:
+            if key_id not in keys:
+                raise KeyUnknownError(f"no key {key_id.hex()} was ever in this key store")
+            key = keys[key_id]
+            if key is None:
+                opened.append(None)
+                continue
+            try:
+                opened.append(AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], key_id))
+            except (InvalidTag, ValueError) as error:
+                raise BoxInvalidError(f"not sealed under key {key_id.hex()}, or changed since") from error
+        return opened
+
+    def destroy(self, key_ids: Collection[bytes]) -> int:
+        """Destroys keys for good, durably, in this and every other process; answers how many were not
+        destroyed before.
+
+        An id never seen is destroyed too: nothing will ever be sealed under it.
+        """
+        destroyed = self._store.destroy(set(key_ids))
+        with self._lock:
+            self._drop(key_ids)
+        return destroyed
+
+    def is_destroyed(self, key_id: bytes) -> bool:
+        """Tells whether the key was destroyed, by any process."""
+        return bool(self.destroyed([key_id]))
+
+    def destroyed(self, key_ids: Collection[bytes]) -> set[bytes]:
+        """Those of the ids whose keys were destroyed."""
+        return {key_id for key_id, key in self._standing(set(key_ids)).items() if key is None}
+
+    def rewrap_all(self, kek: KeyEncryptionKey) -> int:
+        """Wraps every key under another key-encryption key, which is used from here on; answers how many were
+        rewrapped.
+
+        Can be stopped and run again. Give every process the new key first (as retired), else it cannot read
+        what was rewrapped.
+        """
+        with self._lock:
+            self._wrappers[kek.id] = AESGCM(kek.key)
+            self._kek = kek
+        rewrapped = 0
+        while page := self._store.wrapped_otherwise(kek.id, _REWRAP_PAGE):
+            rewrapped += self._store.replace(
+                {key_id: self._wrap(key_id, self._unwrap(key_id, wrapped)) for key_id, wrapped in page.items()}
+            )
+        return rewrapped
+
+    def close(self) -> None:
+        """Drops the keys in memory and closes the store."""
+        with self._lock:
+            self._keys.clear()
+        self._store.close()
+
+    def _keys_to_seal(self, key_ids: set[bytes]) -> Mapping[bytes, bytes]:
+        standing = self._standing(key_ids)
+        as_of = self._tombstone
+        missing = key_ids - standing.keys()
+        if missing:
+            for key_id in missing:
+                if len(key_id) != KEY_ID_BYTES:
+                    raise ValueError(f"a key id has {KEY_ID_BYTES} bytes, not {len(key_id)}: {key_id.hex()}")
+            made = {key_id: AESGCM.generate_key(256) for key_id in missing}
+            wrapped = {key_id: self._wrap(key_id, key) for key_id, key in made.items()}
+            for key_id, stands in self._store.add(wrapped).items():
+                # Another process may have been first: its key stands.
+                if stands == wrapped[key_id]:
+                    standing[key_id] = made[key_id]
+                else:
+                    standing[key_id] = None if stands is None else self._unwrap(key_id, stands)
+            self._remember({key_id: key for key_id in missing if (key := standing[key_id]) is not None}, as_of)
+        usable = {key_id: key for key_id, key in standing.items() if key is not None}
+        if len(usable) != len(key_ids):
+            raise KeyDestroyedError(frozenset(key_ids - usable.keys()))
+        return usable
+
+    def _standing(self, key_ids: set[bytes]) -> dict[bytes, bytes | None]:
+        """Unwrapped keys by id, None where destroyed, no entry where never seen."""
+        as_of = self._catch_up()
+        found: dict[bytes, bytes | None] = {}
+        with self._lock:
+            cached, touch = self._keys, self._keys.move_to_end
+            for key_id in key_ids:
+                if (key := cached.get(key_id)) is not None:
+                    touch(key_id)
+                    found[key_id] = key
+        if len(found) < len(key_ids):
+            fetched = self._store.fetch(key_ids - found.keys())
+            unwrapped = {
+                key_id: self._unwrap(key_id, wrapped) for key_id, wrapped in fetched.items() if wrapped is not None
+            }
+            self._remember(unwrapped, as_of)
+            found.update(dict.fromkeys(fetched))
+            found.update(unwrapped)
+        return found
+
+    def _catch_up(self) -> int:
+        tombstones = self._store.destroyed_after(self._tombstone)
+        with self._lock:
+            if tombstones:
+                self._drop([key_id for _, key_id in tombstones])
+                self._tombstone = max(self._tombstone, tombstones[-1][0])
+            return self._tombstone
+
+    def _remember(self, keys: Mapping[bytes, bytes], as_of: int) -> None:
+        """Caches keys read when tombstone `as_of` was the newest known."""
+        with self._lock:
+            if self._tombstone != as_of:
+                return  # one of them may be destroyed by now, and its tombstone already passed
+            self._keys.update(keys)
+            while len(self._keys) > self._cache_size:
+                self._keys.popitem(last=False)
+
+    def _drop(self, key_ids: Iterable[bytes]) -> None:
+        for key_id in key_ids:
+            self._keys.pop(key_id, None)
+
+    def _wrap(self, key_id: bytes, key: bytes) -> WrappedKey:
+        nonce = os.urandom(NONCE_BYTES)
+        return WrappedKey(self._kek.id, nonce + self._wrappers[self._kek.id].encrypt(nonce, key, key_id))
+
+    def _unwrap(self, key_id: bytes, wrapped: WrappedKey) -> bytes:
+        wrapper = self._wrappers.get(wrapped.kek_id)
+        if wrapper is None:
+            raise KekUnknownError(
+                f"key {key_id.hex()} is wrapped under key-encryption key {wrapped.kek_id}; "
+                f"given: {', '.join(self._wrappers)}"
+            )
+        try:
+            return wrapper.decrypt(wrapped.wrapped[:NONCE_BYTES], wrapped.wrapped[NONCE_BYTES:], key_id)
+        except InvalidTag as error:
+            raise BoxInvalidError(f"the stored key {key_id.hex()} was changed or belongs to another id") from error

@@ -1,0 +1,291 @@
+"""`throughline replay`: histories told from the logs, and live states held against replayed ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from throughline_client.endpoints import EndpointError, Endpoints
+from throughline_eventlog import StoreSettings, open_store
+from throughline_kernel import Fold, is_hex_id
+from throughline_replay.comparing import Comparison, compare_aggregate, compare_with_live
+from throughline_replay.histories import HistoryEntry, client_history, interaction_history
+from throughline_replay.replaying import SERVICES, Replayed, make_folds
+from throughline_replay.sources import EventSource, ServiceLog, StoredLog
+
+UNAVAILABLE = 3
+DIFFERENT = 4
+
+
+class Instant(click.ParamType[int]):
+    """An instant: ISO 8601 with a zone, e.g. 2017-05-03T14:00:00+02:00. Microseconds since epoch inside."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Microseconds since epoch. Fails for what is no time, or has no zone."""
+        if isinstance(value, int):
+            return value
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no time: write it as 2017-05-03T14:00:00+02:00", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} has no zone: add Z for UTC, or an offset such as +02:00", param, ctx)
+        elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+
+
+def _replay_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--as-of", type=Instant(), default=0, help="As the logs stood then; ISO 8601 with a zone."),
+        click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True),
+        click.option("--write", "target", type=click.Path(path_type=Path, dir_okay=False), help="Write it to a file."),
+        click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data folder of the suite."),
+        click.option(
+            "--from-files",
+            is_flag=True,
+            help="Fold the logs from the data folder's files, not through the services; no service needs to run.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def replay() -> None:
+    """Tell histories from the logs alone, and compare live states with replayed ones.
+
+    Each log is folded from its beginning with the services' own domain functions. Exit code 4: a state differs.
+
+    \b
+    Examples:
+      throughline replay client 4f0c2d6b8a1e4c3f9d2b7a6e5c4d3b2a
+      throughline replay all --as-of 2017-05-03T14:00:00+02:00 --output json
+      throughline replay all --data .throughline --from-files
+    """
+
+
+@replay.command("client")
+@click.argument("client_id")
+@_replay_options
+def replay_client(
+    client_id: str, *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool
+) -> None:
+    """One client's history over all five logs, and its state replayed and compared."""
+    _check_id(client_id, "CLIENT_ID")
+    with _logs(data, from_files) as logs:
+        client_id = logs.canonical(client_id)
+        folds = make_folds()
+        history = client_history(client_id, logs.services, folds, as_of)
+        comparisons = _compare(logs, folds, as_of, key=client_id)
+    _report(history, comparisons, output, target, f"client {client_id}")
+
+
+@replay.command("interaction")
+@click.argument("interaction_id")
+@_replay_options
+def replay_interaction(
+    interaction_id: str, *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool
+) -> None:
+    """What became of one interaction in all five logs, and every service's state compared."""
+    _check_id(interaction_id, "INTERACTION_ID")
+    with _logs(data, from_files) as logs:
+        folds = make_folds()
+        history = interaction_history(interaction_id, logs.services, folds, as_of)
+        comparisons = _compare(logs, folds, as_of)
+    _report(history, comparisons, output, target, f"interaction {interaction_id}")
+
+
+@replay.command("all")
+@_replay_options
+def replay_all(*, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool) -> None:
+    """Every log folded from its beginning, and every live state compared at the same cut."""
+    with _logs(data, from_files) as logs:
+        comparisons = _compare(logs, make_folds(), as_of)
+    _report(None, comparisons, output, target, "all logs")
+
+
+class _Logs:
+    """The running services, and where the events to fold come from."""
+
+    def __init__(self, services: Mapping[str, ServiceLog], folded: Mapping[str, EventSource]) -> None:
+        self.services = services
+        self.folded = folded
+
+    def canonical(self, client_id: str) -> str:
+        """The id that the state is kept under: an alias leads there."""
+        return self.services["identity"].canonical_client(client_id)
+
+
+@contextmanager
+def _logs(data: Path | None, from_files: bool) -> Generator[_Logs]:
+    with ExitStack() as open_things:
+        try:
+            endpoints = Endpoints.find(data=data)
+            services = {
+                service: open_things.enter_context(ServiceLog(service, endpoints.address(service)))
+                for service in SERVICES
+            }
+            folded: Mapping[str, EventSource] = services
+            if from_files:
+                folded = {service: _stored(open_things, endpoints.folder, service) for service in SERVICES}
+            yield _Logs(services, folded)
+        except EndpointError as error:
+            raise _AwayError(str(error)) from error
+        except grpc.RpcError as error:
+            raise _AwayError(_said(error)) from error
+
+
+def _stored(open_things: ExitStack, folder: Path, service: str) -> StoredLog:
+    file = folder / f"{service}.db"
+    if not file.exists():
+        raise click.UsageError(f"--from-files: there is no log of {service} at {file}: name the suite's --data folder")
+    store = open_store(StoreSettings.sqlite(service, file))
+    open_things.callback(store.close)
+    return StoredLog(store)
+
+
+def _compare(logs: _Logs, folds: Mapping[str, Fold], as_of: int, key: str | None = None) -> list[Comparison | Replayed]:
+    """Folds each log and compares it with the live state, or only folds where a past instant is asked for."""
+    found: list[Comparison | Replayed] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        for service in SERVICES:
+            live, source = logs.services[service], logs.folded[service]
+            cut = live.checkpoint()
+            task = progress.add_task(f"replaying {service}", total=cut.events)
+            replayed = Replayed(folds[service])
+            replayed.take(
+                source.read(until=cut.position, as_of=as_of), lambda count, task=task: progress.advance(task, count)
+            )
+            progress.update(task, completed=cut.events)
+            if as_of:
+                found.append(replayed)
+            elif key is None:
+                found.append(compare_with_live(replayed, source, live))
+            else:
+                found.append(compare_aggregate(replayed, source, live, key))
+    return found
+
+
+def _report(
+    history: list[HistoryEntry] | None,
+    comparisons: list[Comparison | Replayed],
+    output: str,
+    target: Path | None,
+    title: str,
+) -> None:
+    if output == "json":
+        text = json.dumps(
+            {
+                **({} if history is None else {"history": [entry.as_json() for entry in history]}),
+                "services": [_as_json(comparison) for comparison in comparisons],
+            },
+            indent=2,
+        )
+        _write(text + "\n", target)
+    else:
+        # Wide enough for a sentence where nobody's window sets the width.
+        console = Console(record=True, width=None if target is None else 160, quiet=target is not None)
+        if history is not None:
+            console.print(_history_table(history, title))
+        console.print(_digest_table(comparisons))
+        if target is not None:
+            target.write_text(console.export_text())
+    for comparison in comparisons:
+        if isinstance(comparison, Comparison) and not comparison.equal:
+            click.echo(f"{comparison.service} differs: {comparison.difference}", err=True)
+    if any(isinstance(comparison, Comparison) and not comparison.equal for comparison in comparisons):
+        raise SystemExit(DIFFERENT)
+
+
+def _history_table(history: list[HistoryEntry], title: str) -> Table:
+    table = Table(title=f"History of {title}: {len(history)} events")
+    table.add_column("when (UTC)", no_wrap=True)
+    for name in ("log", "event", "what happened"):
+        table.add_column(name, overflow="fold")
+    for entry in history:
+        table.add_row(_moment(entry.occurred_at), entry.service, entry.type, entry.summary)
+    return table
+
+
+def _digest_table(comparisons: list[Comparison | Replayed]) -> Table:
+    table = Table(title="Replayed from the logs alone")
+    for name, justify in (("log", "left"), ("position", "right"), ("events", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    for name in ("live state", "replayed state", ""):
+        table.add_column(name, no_wrap=True)
+    for comparison in comparisons:
+        if isinstance(comparison, Replayed):
+            table.add_row(
+                comparison.fold.service,
+                str(comparison.position),
+                str(comparison.events),
+                "(of now: not compared)",
+                comparison.digest()[:16],
+                "",
+            )
+        else:
+            table.add_row(
+                comparison.service,
+                str(comparison.position),
+                str(comparison.events),
+                comparison.live_digest[:16] or "(nothing)",
+                comparison.replayed_digest[:16] or "(nothing)",
+                "equal" if comparison.equal else "DIFFERENT",
+            )
+    return table
+
+
+def _as_json(comparison: Comparison | Replayed) -> dict[str, object]:
+    if isinstance(comparison, Replayed):
+        return {
+            "service": comparison.fold.service,
+            "position": comparison.position,
+            "events": comparison.events,
+            "replayed_digest": comparison.digest(),
+        }
+    return {**asdict(comparison), "equal": comparison.equal}
+
+
+def _moment(micros: int) -> str:
+    return datetime.fromtimestamp(micros // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _check_id(text: str, name: str) -> None:
+    if not is_hex_id(text):
+        raise click.BadParameter(
+            f"{text!r} is no id: ids are 32 lowercase hex digits, as `throughline resolve` and `record` print them",
+            param_hint=name,
+        )
+
+
+def _write(text: str, target: Path | None) -> None:
+    if target is None:
+        click.echo(text, nl=False)
+    else:
+        target.write_text(text)
+
+
+def _said(error: grpc.RpcError) -> str:
+    if isinstance(error, grpc.Call):
+        return f"{error.code().name}: {error.details()}"
+    return str(error)
+
+
+class _AwayError(click.ClickException):
+    """A service is away."""
+
+    exit_code = UNAVAILABLE

@@ -1,0 +1,120 @@
+"""A replayed state held against the live one at the same cut, and the first place where they differ."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+from throughline_kernel import digest
+from throughline_replay.replaying import Replayed
+from throughline_replay.sources import EventSource, LiveState
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first place where live and replayed state differ: aggregate, path within it, both values as JSON."""
+
+    key: str
+    path: str
+    live: str
+    replayed: str
+
+    def __str__(self) -> str:
+        return f"{self.key} at {self.path or '(whole)'}: live {self.live}, replayed {self.replayed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a comparison of one service found, at log position `position`."""
+
+    service: str
+    position: int
+    events: int
+    live_digest: str
+    replayed_digest: str
+    difference: Difference | None
+
+    @property
+    def equal(self) -> bool:
+        """The two states are the same to the last bit."""
+        return self.live_digest == self.replayed_digest
+
+
+def compare_with_live(replayed: Replayed, events: EventSource, live: LiveState) -> Comparison:
+    """Brings the replay to the live state's own position, then compares.
+
+    Reads on from `events` where the live log has grown since the replay stopped: the cut is the live state's.
+    Raises: ValueError where the replay is ahead of it.
+    """
+    cut = live.checkpoint(digest=True)
+    _advance(replayed, events, cut.position)
+    replayed_digest = replayed.digest()
+    difference = None
+    if replayed_digest != cut.digest:
+        difference = _first_difference(replayed, events, live)
+    return Comparison(replayed.fold.service, cut.position, replayed.events, cut.digest, replayed_digest, difference)
+
+
+def compare_aggregate(replayed: Replayed, events: EventSource, live: LiveState, key: str) -> Comparison:
+    """Compares one aggregate only, e.g. one client, at the live state's position."""
+    position, state = live.state(key)
+    _advance(replayed, events, position)
+    mine = replayed.states().get(key, b"")
+    difference = None if mine == state else _difference_within(key, state, mine)
+    return Comparison(
+        replayed.fold.service,
+        position,
+        replayed.events,
+        digest(state).hex() if state else "",
+        digest(mine).hex() if mine else "",
+        difference,
+    )
+
+
+def _advance(replayed: Replayed, events: EventSource, position: int) -> None:
+    if replayed.position > position:
+        raise ValueError(
+            f"the replay of {replayed.fold.service} is at {replayed.position}, ahead of the live state at {position}"
+        )
+    if replayed.position < position:
+        replayed.take(events.read(after=replayed.position, until=position))
+
+
+def _first_difference(replayed: Replayed, events: EventSource, live: LiveState) -> Difference:
+    position, live_digests = live.state_digests()
+    _advance(replayed, events, position)
+    states = replayed.states()
+    for key in sorted(live_digests.keys() | states.keys()):
+        mine = states.get(key)
+        if mine is None or live_digests.get(key) != digest(mine):
+            return _difference_within(key, live.state(key)[1], mine or b"")
+    # The digests of the wholes differed but no aggregate does: the live state moved between the two readings.
+    return Difference("(none left)", "", "the live state changed while it was compared", "compare again")
+
+
+def _difference_within(key: str, live: bytes, replayed: bytes) -> Difference:
+    if not live or not replayed:
+        return Difference(key, "", _shown(live), _shown(replayed))
+    path, here, there = _first_path(json.loads(live), json.loads(replayed), "")
+    return Difference(key, path, json.dumps(here)[:200], json.dumps(there)[:200])
+
+
+def _shown(state: bytes) -> str:
+    return state.decode()[:200] if state else "absent"
+
+
+def _first_path(here: Any, there: Any, path: str) -> tuple[str, object, object]:
+    if isinstance(here, dict) and isinstance(there, dict):
+        left, right = cast("dict[str, Any]", here), cast("dict[str, Any]", there)
+        for name in sorted(left.keys() | right.keys()):
+            if left.get(name) != right.get(name):
+                return _first_path(left.get(name), right.get(name), f"{path}.{name}" if path else name)
+    if isinstance(here, list) and isinstance(there, list):
+        ours, theirs = cast("list[Any]", here), cast("list[Any]", there)
+        for index in range(max(len(ours), len(theirs))):
+            mine = ours[index] if index < len(ours) else None
+            other = theirs[index] if index < len(theirs) else None
+            if mine != other:
+                return _first_path(mine, other, f"{path}[{index}]")
+    return path, cast("object", here), cast("object", there)
