@@ -38,10 +38,8 @@ TRIPWIRE = textwrap.dedent(
 
 
 def test_law_05_replay_touches_nothing() -> None:
-    """Making and reading all five folds imports no bus, no server side and no client of anything, and opens no socket."""
-    run = subprocess.run(
-        [sys.executable, "-c", TRIPWIRE], capture_output=True, text=True, check=False, timeout=60
-    )
+    """Making and reading all five folds imports no bus, no server side, no client, and opens no socket."""
+    run = subprocess.run([sys.executable, "-c", TRIPWIRE], capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == ""
 

@@ -51,9 +51,7 @@ def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
 def impurities(source: str, service: str) -> list[str]:
     """What in a domain file breaks the law."""
     tree = ast.parse(source)
-    found = [
-        f"line {line}: imports {package}" for line, package in imported(tree) if package not in PURE | {service}
-    ]
+    found = [f"line {line}: imports {package}" for line, package in imported(tree) if package not in PURE | {service}]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{service}."):
             layer = (node.module or "").split(".")[1]
