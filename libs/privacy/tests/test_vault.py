@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from throughline_privacy import (
     PostgresKeyStore,
     SqliteKeyStore,
     Vault,
+    WrappedKey,
 )
 from throughline_testkit import PostgresServer
 
@@ -143,6 +144,49 @@ def test_no_key_comes_back_while_another_destroys(open_store: OpenStore, vault: 
     reader.join()
     assert failures == []
     assert other.open_many(boxes) == [None] * len(key_ids)
+
+
+def test_a_store_takes_no_key_for_a_destroyed_id(open_store: OpenStore) -> None:
+    """Whoever did not notice the destruction yet learns it when adding; a first key that stands is answered instead."""
+    store, other = open_store(), open_store()
+    first, second = WrappedKey("kek", b"first"), WrappedKey("kek", b"second")
+    assert store.add({ANNA: first, BEN: first}) == {ANNA: first, BEN: first}
+    assert store.last_destroyed() == 0
+    assert other.destroy([ANNA]) == 1
+    assert store.add({ANNA: second, BEN: second, CEM: second}) == {ANNA: None, BEN: first, CEM: second}
+    assert store.fetch([ANNA, BEN, CEM, bytes(16)]) == {ANNA: None, BEN: first, CEM: second}
+    assert store.replace({ANNA: second, BEN: second}) == 1
+    assert store.fetch([ANNA, BEN]) == {ANNA: None, BEN: second}
+    assert [key_id for _, key_id in store.destroyed_after(0)] == [ANNA]
+    assert store.destroyed_after(store.last_destroyed()) == []
+    assert store.add({}) == {}
+    assert store.destroy([]) == 0
+
+
+def test_a_key_read_before_its_destruction_is_not_remembered(tmp_path: Path) -> None:
+    """Destroyed between this vault's read of the store and its cache, with the tombstone already seen by another
+    thread.
+    """
+
+    class Interrupted(SqliteKeyStore):
+        race: Callable[[], object] | None = None
+
+        def fetch(self, key_ids: Collection[bytes]) -> dict[bytes, WrappedKey | None]:
+            found = super().fetch(key_ids)
+            race, self.race = self.race, None
+            if race is not None:
+                race()
+            return found
+
+    other = Vault(SqliteKeyStore(tmp_path / "keys.db"), KEK)
+    anna, ben = other.seal_many([(ANNA, SECRET), (BEN, SECRET)])
+    store = Interrupted(tmp_path / "keys.db")
+    vault = Vault(store, KEK)
+    store.race = lambda: (other.destroy([ANNA]), vault.open(*ben))
+    vault.open(*anna)
+    assert vault.open(*anna) is None
+    vault.close()
+    other.close()
 
 
 def test_an_unknown_key_is_not_taken_for_a_forgotten_one(open_store: OpenStore, vault: Vault) -> None:

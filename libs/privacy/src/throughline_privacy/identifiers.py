@@ -57,10 +57,10 @@ def shape(type: str, normalised: str) -> Shape:  # noqa: A002 -- the word of the
         return _phone_shape(normalised)
     if _is_repeated(normalised):
         return Shape.REPEATED
-    if len(normalised) <= _LONGEST_PLACEHOLDER and _is_placeholder(normalised):
-        return Shape.PLACEHOLDER
     if "@" in normalised:
         return _address_shape(normalised)
+    if len(normalised) <= _LONGEST_PLACEHOLDER and _is_placeholder(normalised):
+        return Shape.PLACEHOLDER
     return Shape.NORMAL
 
 
@@ -123,9 +123,11 @@ def _is_placeholder(normalised: str) -> bool:
 
 def _address_shape(normalised: str) -> Shape:
     local, _, domain = normalised.rpartition("@")
-    if _TEST_LOCAL.match(local) or _TEST_DOMAIN.search(domain):
+    if local.startswith(_TEST_BEGINNINGS) and _TEST_LOCAL.match(local):
         return Shape.TEST
-    if local.translate(_WITHOUT_MARKS) in _PLACEHOLDER_LOCALS or not local or not domain:
+    if domain.endswith(_TEST_ENDS) and _TEST_DOMAIN.search(domain):
+        return Shape.TEST
+    if local.replace(".", "").replace("_", "").replace("-", "") in _PLACEHOLDER_LOCALS or not local or not domain:
         return Shape.PLACEHOLDER
     if local == domain.partition(".")[0] and (_is_repeated(local) or _is_placeholder(local) or len(set(local)) == 1):
         return Shape.PLACEHOLDER
@@ -167,6 +169,19 @@ _PLACEHOLDER_LOCALS: Final = frozenset(word for word in _PLACEHOLDERS if len(wor
 _PLACEHOLDER_PHONES: Final = frozenset({"123456", "1234567", "12345678", "123456789", "1234567890", "11234567890"})
 
 _TEST_LOCAL: Final = re.compile(r"(?:test|testing|tester|testuser|test[._-]?user|example)\d*(?:\+.*)?\Z")
+# Looked at before the expressions, which few addresses ever reach.
+_TEST_BEGINNINGS: Final = ("test", "example")
+_TEST_ENDS: Final = (
+    "test",
+    "test.com",
+    "example",
+    "example.com",
+    "example.org",
+    "example.net",
+    "example.edu",
+    "invalid",
+    "localhost",
+)
 # RFC 2606 and RFC 6761 reserve these; nobody lives there.
 _TEST_DOMAIN: Final = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net|edu)|test\.com|test|example|invalid|localhost)\Z")
 # Kept for fiction by the North American plan (555-01xx) and by Ofcom.

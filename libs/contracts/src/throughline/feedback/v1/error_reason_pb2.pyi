@@ -51,6 +51,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Another change came first; retry. Example: {"case_id": "9f..."}"""
     ERROR_REASON_CASE_WITHDRAWN: _ErrorReason.ValueType  # 14
     """The case was withdrawn. Example: {"case_id": "9f..."}"""
+    ERROR_REASON_CASE_ACKNOWLEDGED: _ErrorReason.ValueType  # 15
+    """Somebody else acknowledged the case. Example: {"case_id": "9f...", "by": "ana"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons under domain `throughline.feedback` in google.rpc.ErrorInfo, where the prefix `ERROR_REASON_` is left off."""
@@ -84,4 +86,6 @@ ERROR_REASON_CONCURRENT_CHANGE: ErrorReason.ValueType  # 13
 """Another change came first; retry. Example: {"case_id": "9f..."}"""
 ERROR_REASON_CASE_WITHDRAWN: ErrorReason.ValueType  # 14
 """The case was withdrawn. Example: {"case_id": "9f..."}"""
+ERROR_REASON_CASE_ACKNOWLEDGED: ErrorReason.ValueType  # 15
+"""Somebody else acknowledged the case. Example: {"case_id": "9f...", "by": "ana"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -41,6 +41,9 @@ class FeedbackReceived(_message.Message):
     IDENTIFIERS_FIELD_NUMBER: _builtins.int
     TRAITS_FIELD_NUMBER: _builtins.int
     CONTENT_MAC_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    STATED_CLIENT_ID_FIELD_NUMBER: _builtins.int
     feedback_id: _builtins.str
     """32 hex digits, a function of the interaction and the item's place in it, or of (source, source_feedback_id)."""
     client_id: _builtins.str
@@ -55,6 +58,12 @@ class FeedbackReceived(_message.Message):
     attribution_position: _builtins.int
     """Attribution (identity position) it came with; the highest wins. 0 for direct submissions."""
     content_mac: _builtins.bytes
+    sequence: _builtins.int
+    """Of the interaction: orders what happened at the same instant."""
+    entry: _builtins.int
+    """Place among the interaction's entries, and of its words in the sealed verbatims."""
+    stated_client_id: _builtins.str
+    """Of a direct submission: the client id it named, which may be an alias of `client_id`."""
     @_builtins.property
     def fact(self) -> _interaction_pb2.FeedbackFact: ...
     @_builtins.property
@@ -85,18 +94,49 @@ class FeedbackReceived(_message.Message):
         identifiers: _abc.Iterable[_interaction_pb2.IdentifierHash] | None = ...,
         traits: _interaction_pb2.ChannelTraits | None = ...,
         content_mac: _builtins.bytes = ...,
+        sequence: _builtins.int = ...,
+        entry: _builtins.int = ...,
+        stated_client_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "traits", b"traits", "verbatim", b"verbatim"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "attribution_position", b"attribution_position", "channel", b"channel", "client_id", b"client_id", "content_mac", b"content_mac", "fact", b"fact", "feedback_id", b"feedback_id", "identifiers", b"identifiers", "interaction_id", b"interaction_id", "matter", b"matter", "occurred_at", b"occurred_at", "source", b"source", "touchpoint", b"touchpoint", "traits", b"traits", "verbatim", b"verbatim"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "attribution_position", b"attribution_position", "channel", b"channel", "client_id", b"client_id", "content_mac", b"content_mac", "entry", b"entry", "fact", b"fact", "feedback_id", b"feedback_id", "identifiers", b"identifiers", "interaction_id", b"interaction_id", "matter", b"matter", "occurred_at", b"occurred_at", "sequence", b"sequence", "source", b"source", "stated_client_id", b"stated_client_id", "touchpoint", b"touchpoint", "traits", b"traits", "verbatim", b"verbatim"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedbackReceived: _TypeAlias = FeedbackReceived  # noqa: Y015
 
 @_typing.final
+class FeedbackConflicted(_message.Message):
+    """The same (source, id) was submitted again with other content. Kept beside the first, which stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFERED_FIELD_NUMBER: _builtins.int
+    RECEIVED_CONTENT_MAC_FIELD_NUMBER: _builtins.int
+    received_content_mac: _builtins.bytes
+    """16 bytes, of what stands."""
+    @_builtins.property
+    def offered(self) -> Global___FeedbackReceived:
+        """As offered this time."""
+
+    def __init__(
+        self,
+        *,
+        offered: Global___FeedbackReceived | None = ...,
+        received_content_mac: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offered", b"offered"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offered", b"offered", "received_content_mac", b"received_content_mac"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackConflicted: _TypeAlias = FeedbackConflicted  # noqa: Y015
+
+@_typing.final
 class FeedbackReassigned(_message.Message):
-    """It turned out to be another client's."""
+    """It turned out to be another client's. Logged in the streams of both; the highest attribution_position holds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -171,7 +211,7 @@ class Assignment(_message.Message):
     because: _builtins.str
     """Why: which condition held, e.g. `keyword: refund`."""
     case_id: _builtins.str
-    """The case it opened or joined, empty where it opens none."""
+    """The case it opened or joined then, empty where it opens none; CaseOpened, CaseJoined and CaseWithdrawn keep that true."""
     def __init__(
         self,
         *,
@@ -257,24 +297,32 @@ Global___CaseJoined: _TypeAlias = CaseJoined  # noqa: Y015
 
 @_typing.final
 class CaseAcknowledged(_message.Message):
+    """What a person or a deadline did is an act: told again under another case (see CaseWithdrawn) it keeps its act_id and its
+    time, and is still the same act.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CASE_ID_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
+    ACT_ID_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     client_id: _builtins.str
     by: _builtins.str
+    act_id: _builtins.str
+    """32 hex digits."""
     def __init__(
         self,
         *,
         case_id: _builtins.str = ...,
         client_id: _builtins.str = ...,
         by: _builtins.str = ...,
+        act_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "case_id", b"case_id", "client_id", b"client_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act_id", b"act_id", "by", b"by", "case_id", b"case_id", "client_id", b"client_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,12 +338,17 @@ class CaseReassigned(_message.Message):
     PREVIOUS_DEPARTMENT_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ACT_ID_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGE_BY_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     client_id: _builtins.str
     department: _builtins.str
     previous_department: _builtins.str
     by: _builtins.str
     reason: _builtins.str
+    act_id: _builtins.str
+    acknowledge_by: _builtins.int
+    """The new owner's deadline; when it must be resolved by stands."""
     def __init__(
         self,
         *,
@@ -305,10 +358,12 @@ class CaseReassigned(_message.Message):
         previous_department: _builtins.str = ...,
         by: _builtins.str = ...,
         reason: _builtins.str = ...,
+        act_id: _builtins.str = ...,
+        acknowledge_by: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "case_id", b"case_id", "client_id", b"client_id", "department", b"department", "previous_department", b"previous_department", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_by", b"acknowledge_by", "act_id", b"act_id", "by", b"by", "case_id", b"case_id", "client_id", b"client_id", "department", b"department", "previous_department", b"previous_department", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,6 +379,7 @@ class CaseEscalated(_message.Message):
     MISSED_FIELD_NUMBER: _builtins.int
     DUE_AT_FIELD_NUMBER: _builtins.int
     PREVIOUS_DEPARTMENT_FIELD_NUMBER: _builtins.int
+    ACT_ID_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     client_id: _builtins.str
     department: _builtins.str
@@ -331,6 +387,7 @@ class CaseEscalated(_message.Message):
     """acknowledge or resolve: the deadline that was missed."""
     due_at: _builtins.int
     previous_department: _builtins.str
+    act_id: _builtins.str
     def __init__(
         self,
         *,
@@ -340,10 +397,11 @@ class CaseEscalated(_message.Message):
         missed: _builtins.str = ...,
         due_at: _builtins.int = ...,
         previous_department: _builtins.str = ...,
+        act_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "client_id", b"client_id", "department", b"department", "due_at", b"due_at", "missed", b"missed", "previous_department", b"previous_department"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act_id", b"act_id", "case_id", b"case_id", "client_id", b"client_id", "department", b"department", "due_at", b"due_at", "missed", b"missed", "previous_department", b"previous_department"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,6 +417,7 @@ class CaseResolved(_message.Message):
     RESOLUTION_FIELD_NUMBER: _builtins.int
     ROOT_CAUSE_FIELD_NUMBER: _builtins.int
     DEPARTMENT_FIELD_NUMBER: _builtins.int
+    ACT_ID_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     client_id: _builtins.str
     by: _builtins.str
@@ -367,6 +426,7 @@ class CaseResolved(_message.Message):
     root_cause: _builtins.str
     department: _builtins.str
     """Department at the time."""
+    act_id: _builtins.str
     def __init__(
         self,
         *,
@@ -376,10 +436,11 @@ class CaseResolved(_message.Message):
         resolution: _builtins.str = ...,
         root_cause: _builtins.str = ...,
         department: _builtins.str = ...,
+        act_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "case_id", b"case_id", "client_id", b"client_id", "department", b"department", "resolution", b"resolution", "root_cause", b"root_cause"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act_id", b"act_id", "by", b"by", "case_id", b"case_id", "client_id", b"client_id", "department", b"department", "resolution", b"resolution", "root_cause", b"root_cause"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,11 +454,16 @@ class CaseReopened(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     FEEDBACK_ID_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACT_ID_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     client_id: _builtins.str
     feedback_id: _builtins.str
     """The item that came again, empty where a person reopened it."""
     by: _builtins.str
+    reason: _builtins.str
+    act_id: _builtins.str
+    """Empty where an item reopened it."""
     def __init__(
         self,
         *,
@@ -405,10 +471,12 @@ class CaseReopened(_message.Message):
         client_id: _builtins.str = ...,
         feedback_id: _builtins.str = ...,
         by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        act_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "case_id", b"case_id", "client_id", b"client_id", "feedback_id", b"feedback_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act_id", b"act_id", "by", b"by", "case_id", b"case_id", "client_id", b"client_id", "feedback_id", b"feedback_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,7 +484,9 @@ Global___CaseReopened: _TypeAlias = CaseReopened  # noqa: Y015
 
 @_typing.final
 class CaseWithdrawn(_message.Message):
-    """A late or re-attributed item left the case without ground: it no longer counts."""
+    """A late or re-attributed item took the ground from what was said of the case: nothing of it counts any more. Where the case
+    stands all the same, CaseOpened and the rest follow and tell it again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

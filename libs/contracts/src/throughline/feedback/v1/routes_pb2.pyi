@@ -96,7 +96,7 @@ class Route(_message.Message):
     route: _builtins.str
     department: _builtins.str
     topic: _builtins.str
-    """The topic recorded on the case; empty keeps the item's own topic, or the route's name."""
+    """The topic recorded on the case; empty keeps the item's own topic, else its matter, else the route's name."""
     priority: _builtins.int
     """Lower is looked at first."""
     final: _builtins.bool
@@ -183,6 +183,7 @@ class RouteSet(_message.Message):
     RESOLVE_WITHIN_FIELD_NUMBER: _builtins.int
     REOPEN_WITHIN_FIELD_NUMBER: _builtins.int
     NO_CASE_FROM_FIELD_NUMBER: _builtins.int
+    COMPLAINT_WORDS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     default_department: _builtins.str
     """Owns whatever no route takes. Required, and one of the departments."""
@@ -200,6 +201,10 @@ class RouteSet(_message.Message):
         {"FEEDBACK_KIND_NPS": 7}. An item with words of complaint always opens one.
         """
 
+    @_builtins.property
+    def complaint_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words or phrases, matched as keywords are, that make a complaint of an item whatever its score."""
+
     def __init__(
         self,
         *,
@@ -211,10 +216,11 @@ class RouteSet(_message.Message):
         resolve_within: _builtins.int = ...,
         reopen_within: _builtins.int = ...,
         no_case_from: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        complaint_words: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_within", b"acknowledge_within", "default_department", b"default_department", "departments", b"departments", "no_case_from", b"no_case_from", "reopen_within", b"reopen_within", "resolve_within", b"resolve_within", "routes", b"routes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_within", b"acknowledge_within", "complaint_words", b"complaint_words", "default_department", b"default_department", "departments", b"departments", "no_case_from", b"no_case_from", "reopen_within", b"reopen_within", "resolve_within", b"resolve_within", "routes", b"routes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

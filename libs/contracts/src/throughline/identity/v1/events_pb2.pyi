@@ -126,7 +126,7 @@ class IdentifierDemoted(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     PREVIOUS_CLIENT_ID_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """blocked_value, blocked_shape, shared_by_too_many, over_client_limit, forgotten."""
+    """blocked_value, blocked_shape, shared_by_too_many, over_client_limit, merge_undone."""
     previous_client_id: _builtins.str
     """The client that lost it, empty where it had none."""
     @_builtins.property
@@ -237,6 +237,7 @@ class ClientsMerged(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    PERSONA_IDS_FIELD_NUMBER: _builtins.int
     merge_id: _builtins.str
     """32 hex digits; names it for UndoMerge."""
     client_id: _builtins.str
@@ -246,6 +247,12 @@ class ClientsMerged(_message.Message):
     reason: _builtins.str
     @_builtins.property
     def evidence(self) -> Global___Evidence: ...
+    @_builtins.property
+    def persona_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """16 bytes each: the persona that speaks for either side, `client_id` first. What a person's decision holds together,
+        and what undoing an automatic merge keeps apart. Empty where the client only changed its id.
+        """
+
     def __init__(
         self,
         *,
@@ -255,10 +262,11 @@ class ClientsMerged(_message.Message):
         evidence: Global___Evidence | None = ...,
         decided_by: _builtins.str = ...,
         reason: _builtins.str = ...,
+        persona_ids: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "decided_by", b"decided_by", "evidence", b"evidence", "merge_id", b"merge_id", "merged_client_id", b"merged_client_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "decided_by", b"decided_by", "evidence", b"evidence", "merge_id", b"merge_id", "merged_client_id", b"merged_client_id", "persona_ids", b"persona_ids", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

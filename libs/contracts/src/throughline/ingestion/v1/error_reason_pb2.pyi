@@ -47,6 +47,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The log cannot take events now (disk full, database away). Example: {"cause": "disk full"}"""
     ERROR_REASON_QUARANTINE_NOT_FOUND: _ErrorReason.ValueType  # 12
     """Nothing is quarantined under this id. Example: {"interaction_id": "9f..."}"""
+    ERROR_REASON_CONTENT_CONFLICT: _ErrorReason.ValueType  # 13
+    """The id was recorded with other content. Example: {"field": "source_interaction_id"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons under domain `throughline.ingestion` in google.rpc.ErrorInfo, where the prefix `ERROR_REASON_` is left off."""
@@ -76,4 +78,6 @@ ERROR_REASON_LOG_UNAVAILABLE: ErrorReason.ValueType  # 11
 """The log cannot take events now (disk full, database away). Example: {"cause": "disk full"}"""
 ERROR_REASON_QUARANTINE_NOT_FOUND: ErrorReason.ValueType  # 12
 """Nothing is quarantined under this id. Example: {"interaction_id": "9f..."}"""
+ERROR_REASON_CONTENT_CONFLICT: ErrorReason.ValueType  # 13
+"""The id was recorded with other content. Example: {"field": "source_interaction_id"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -32,23 +32,23 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_DUPLICATE: _Verdict.ValueType  # 2
     """Already recorded with the same content; not stored again."""
     VERDICT_CONFLICT: _Verdict.ValueType  # 3
-    """Already recorded with other content; kept and reported."""
+    """Already recorded with other content; kept (once) and reported."""
     VERDICT_QUARANTINED: _Verdict.ValueType  # 4
-    """Kept whole, waiting to be redriven."""
+    """Kept whole (once), waiting to be redriven."""
     VERDICT_REFUSED: _Verdict.ValueType  # 5
     """Not stored. The reasons name field, rule and remedy."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """The five ends of law 6."""
+    """The five ends of law 6. The same content offered again ends as before: recorded as a duplicate, the others as they did."""
 
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 VERDICT_RECORDED: Verdict.ValueType  # 1
 VERDICT_DUPLICATE: Verdict.ValueType  # 2
 """Already recorded with the same content; not stored again."""
 VERDICT_CONFLICT: Verdict.ValueType  # 3
-"""Already recorded with other content; kept and reported."""
+"""Already recorded with other content; kept (once) and reported."""
 VERDICT_QUARANTINED: Verdict.ValueType  # 4
-"""Kept whole, waiting to be redriven."""
+"""Kept whole (once), waiting to be redriven."""
 VERDICT_REFUSED: Verdict.ValueType  # 5
 """Not stored. The reasons name field, rule and remedy."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
@@ -63,7 +63,7 @@ class InteractionRecorded(_message.Message):
     PERSONAL_FIELD_NUMBER: _builtins.int
     CONTENT_MAC_FIELD_NUMBER: _builtins.int
     content_mac: _builtins.bytes
-    """16 bytes, HMAC over the content as offered: tells a duplicate from a conflict."""
+    """16 bytes, a keyed hash of the content as offered: tells a duplicate from a conflict."""
     @_builtins.property
     def facts(self) -> _interaction_pb2.InteractionFacts: ...
     @_builtins.property
@@ -167,26 +167,34 @@ Global___InteractionQuarantined: _TypeAlias = InteractionQuarantined  # noqa: Y0
 
 @_typing.final
 class QuarantineRedriven(_message.Message):
-    """A quarantined interaction was offered again from quarantine and ended as `verdict`."""
+    """A quarantined interaction was offered again from quarantine and ended as `verdict`. In the account of its source
+    `offers` leave QUARANTINED: one ends as `verdict`, the others as what an offer of the same content ends as after it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INTERACTION_ID_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     CONTENT_MAC_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
     interaction_id: _builtins.str
     verdict: Global___Verdict.ValueType
     content_mac: _builtins.bytes
+    source: _builtins.str
+    offers: _builtins.int
     def __init__(
         self,
         *,
         interaction_id: _builtins.str = ...,
         verdict: Global___Verdict.ValueType = ...,
         content_mac: _builtins.bytes = ...,
+        source: _builtins.str = ...,
+        offers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_mac", b"content_mac", "interaction_id", b"interaction_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_mac", b"content_mac", "interaction_id", b"interaction_id", "offers", b"offers", "source", b"source", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,17 +258,50 @@ class OffersTallied(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TALLIES_FIELD_NUMBER: _builtins.int
+    QUARANTINED_AGAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tallies(self) -> _containers.RepeatedCompositeFieldContainer[_eventlog_pb2.Tally]: ...
+    @_builtins.property
+    def quarantined_again(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedAgain]:
+        """What waits in quarantine and was offered again with the same content."""
+
     def __init__(
         self,
         *,
         tallies: _abc.Iterable[_eventlog_pb2.Tally] | None = ...,
+        quarantined_again: _abc.Iterable[Global___QuarantinedAgain] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tallies", b"tallies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantined_again", b"quarantined_again", "tallies", b"tallies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OffersTallied: _TypeAlias = OffersTallied  # noqa: Y015
+
+@_typing.final
+class QuarantinedAgain(_message.Message):
+    """Offers of what is in quarantine already: they wait with it and leave with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERACTION_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_MAC_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
+    interaction_id: _builtins.str
+    content_mac: _builtins.bytes
+    offers: _builtins.int
+    def __init__(
+        self,
+        *,
+        interaction_id: _builtins.str = ...,
+        content_mac: _builtins.bytes = ...,
+        offers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_mac", b"content_mac", "interaction_id", b"interaction_id", "offers", b"offers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedAgain: _TypeAlias = QuarantinedAgain  # noqa: Y015

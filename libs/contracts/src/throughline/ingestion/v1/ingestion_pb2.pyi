@@ -653,11 +653,14 @@ class RedriveQuarantineResponse(_message.Message):
     DUPLICATE_FIELD_NUMBER: _builtins.int
     CONFLICT_FIELD_NUMBER: _builtins.int
     STILL_QUARANTINED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     recorded: _builtins.int
     """What became of those redriven, and how many still wait."""
     duplicate: _builtins.int
     conflict: _builtins.int
     still_quarantined: _builtins.int
+    refused: _builtins.int
+    """Can never be recorded: its client was forgotten meanwhile, or a rule became stricter."""
     def __init__(
         self,
         *,
@@ -665,10 +668,11 @@ class RedriveQuarantineResponse(_message.Message):
         duplicate: _builtins.int = ...,
         conflict: _builtins.int = ...,
         still_quarantined: _builtins.int = ...,
+        refused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "duplicate", b"duplicate", "recorded", b"recorded", "still_quarantined", b"still_quarantined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "duplicate", b"duplicate", "recorded", b"recorded", "refused", b"refused", "still_quarantined", b"still_quarantined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

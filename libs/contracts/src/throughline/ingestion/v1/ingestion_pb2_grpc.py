@@ -96,6 +96,7 @@ class IngestionServiceServicer:
 
     def RecordInteraction(self, request, context):
         """Records one interaction. Acknowledged only after it is fsynced in ingestion's own log. Safe to retry for ever.
+        One that breaks a rule ends the call with INVALID_ARGUMENT, and counts as refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +105,7 @@ class IngestionServiceServicer:
     def RecordInteractions(self, request, context):
         """Records 1 to 1,000 interactions, each with a verdict of its own, in the order given. Not atomic across events: a bad
         event harms no other. All that is RECORDED, CONFLICT or QUARANTINED is durable when this returns.
+        A batch of another size ends the call with BATCH_SIZE_INVALID, and all its events count as refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +113,7 @@ class IngestionServiceServicer:
 
     def StreamInteractions(self, request_iterator, context):
         """Records batches over one stream; each is answered in order. The server stops reading while too many are under way.
+        A batch that is empty, too large or unreadable is answered with results that say so; the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

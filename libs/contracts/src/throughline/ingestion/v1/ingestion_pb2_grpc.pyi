@@ -15,13 +15,18 @@ GRPC_VERSION: str
 class IngestionServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordInteraction: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.RecordInteractionRequest, _ingestion_pb2.RecordInteractionResponse]
-    """Records one interaction. Acknowledged only after it is fsynced in ingestion's own log. Safe to retry for ever."""
+    """Records one interaction. Acknowledged only after it is fsynced in ingestion's own log. Safe to retry for ever.
+    One that breaks a rule ends the call with INVALID_ARGUMENT, and counts as refused.
+    """
     RecordInteractions: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.RecordInteractionsRequest, _ingestion_pb2.RecordInteractionsResponse]
     """Records 1 to 1,000 interactions, each with a verdict of its own, in the order given. Not atomic across events: a bad
     event harms no other. All that is RECORDED, CONFLICT or QUARANTINED is durable when this returns.
+    A batch of another size ends the call with BATCH_SIZE_INVALID, and all its events count as refused.
     """
     StreamInteractions: _aio.StreamStreamMultiCallable[_ingestion_pb2.StreamInteractionsRequest, _ingestion_pb2.StreamInteractionsResponse]
-    """Records batches over one stream; each is answered in order. The server stops reading while too many are under way."""
+    """Records batches over one stream; each is answered in order. The server stops reading while too many are under way.
+    A batch that is empty, too large or unreadable is answered with results that say so; the stream goes on.
+    """
     GetInteraction: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.GetInteractionRequest, _ingestion_pb2.GetInteractionResponse]
     """One interaction with its personal values (unless forgotten), and the conflicts kept beside it."""
     RegisterChannel: _aio.UnaryUnaryMultiCallable[_ingestion_pb2.RegisterChannelRequest, _ingestion_pb2.RegisterChannelResponse]
@@ -45,7 +50,9 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_pb2.RecordInteractionRequest,
         context: _aio.ServicerContext[_ingestion_pb2.RecordInteractionRequest, _abc.Awaitable[_ingestion_pb2.RecordInteractionResponse]],
     ) -> _abc.Awaitable[_ingestion_pb2.RecordInteractionResponse]:
-        """Records one interaction. Acknowledged only after it is fsynced in ingestion's own log. Safe to retry for ever."""
+        """Records one interaction. Acknowledged only after it is fsynced in ingestion's own log. Safe to retry for ever.
+        One that breaks a rule ends the call with INVALID_ARGUMENT, and counts as refused.
+        """
 
     @_abc_1.abstractmethod
     def RecordInteractions(
@@ -55,6 +62,7 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_ingestion_pb2.RecordInteractionsResponse]:
         """Records 1 to 1,000 interactions, each with a verdict of its own, in the order given. Not atomic across events: a bad
         event harms no other. All that is RECORDED, CONFLICT or QUARANTINED is durable when this returns.
+        A batch of another size ends the call with BATCH_SIZE_INVALID, and all its events count as refused.
         """
 
     @_abc_1.abstractmethod
@@ -63,7 +71,9 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_ingestion_pb2.StreamInteractionsRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_ingestion_pb2.StreamInteractionsRequest], _abc.AsyncIterator[_ingestion_pb2.StreamInteractionsResponse]],
     ) -> _abc.AsyncIterator[_ingestion_pb2.StreamInteractionsResponse]:
-        """Records batches over one stream; each is answered in order. The server stops reading while too many are under way."""
+        """Records batches over one stream; each is answered in order. The server stops reading while too many are under way.
+        A batch that is empty, too large or unreadable is answered with results that say so; the stream goes on.
+        """
 
     @_abc_1.abstractmethod
     def GetInteraction(

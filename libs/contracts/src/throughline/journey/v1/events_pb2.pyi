@@ -3,7 +3,8 @@
 isort:skip_file
 What journey logs and publishes on `tl.journey.v1.<partition>`.
 
-A client's record is a stream. Facts come in (InteractionNoted, InteractionWithdrawn, FeedbackNoted, CaseNoted, hand-offs);
+A client's record is a stream. Facts come in (InteractionNoted, InteractionWithdrawn, FeedbackNoted, FeedbackWithdrawn,
+CaseNoted, hand-offs);
 transitions are what follows from the facts in the order in which they happened in the world. When a late fact
 changes what follows, the transition that no longer holds is retracted and the one that does is announced.
 """
@@ -117,6 +118,33 @@ class FeedbackNoted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedbackNoted: _TypeAlias = FeedbackNoted  # noqa: Y015
+
+@_typing.final
+class FeedbackWithdrawn(_message.Message):
+    """It turned out to be another client's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    FEEDBACK_ID_FIELD_NUMBER: _builtins.int
+    FEEDBACK_POSITION_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    feedback_id: _builtins.str
+    feedback_position: _builtins.int
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        feedback_id: _builtins.str = ...,
+        feedback_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "feedback_id", b"feedback_id", "feedback_position", b"feedback_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackWithdrawn: _TypeAlias = FeedbackWithdrawn  # noqa: Y015
 
 @_typing.final
 class CaseNoted(_message.Message):

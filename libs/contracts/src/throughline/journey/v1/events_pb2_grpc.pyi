@@ -3,7 +3,8 @@
 isort:skip_file
 What journey logs and publishes on `tl.journey.v1.<partition>`.
 
-A client's record is a stream. Facts come in (InteractionNoted, InteractionWithdrawn, FeedbackNoted, CaseNoted, hand-offs);
+A client's record is a stream. Facts come in (InteractionNoted, InteractionWithdrawn, FeedbackNoted, FeedbackWithdrawn,
+CaseNoted, hand-offs);
 transitions are what follows from the facts in the order in which they happened in the world. When a late fact
 changes what follows, the transition that no longer holds is retracted and the one that does is announced.
 """

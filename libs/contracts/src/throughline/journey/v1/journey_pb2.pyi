@@ -445,7 +445,8 @@ class TimelineEntry(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """interaction, feedback, case, journey_started, stage_reached, channel_switched, journey_completed, journey_abandoned,
-    handoff_offered, handoff_accepted.
+    handoff_offered, handoff_accepted. WatchClient also sends what no longer holds: interaction_withdrawn,
+    feedback_withdrawn, transition_retracted, each with the event_id of what it takes back.
     """
     occurred_at: _builtins.int
     recorded_at: _builtins.int

@@ -121,6 +121,7 @@ class FeedbackScored(_message.Message):
     DEPARTMENTS_FIELD_NUMBER: _builtins.int
     FEEDBACK_POSITION_FIELD_NUMBER: _builtins.int
     TRAITS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     feedback_id: _builtins.str
     interaction_id: _builtins.str
@@ -128,6 +129,7 @@ class FeedbackScored(_message.Message):
     touchpoint: _builtins.str
     occurred_at: _builtins.int
     feedback_position: _builtins.int
+    source: _builtins.str
     @_builtins.property
     def fact(self) -> _interaction_pb2.FeedbackFact: ...
     @_builtins.property
@@ -147,10 +149,11 @@ class FeedbackScored(_message.Message):
         departments: _abc.Iterable[_builtins.str] | None = ...,
         feedback_position: _builtins.int = ...,
         traits: _interaction_pb2.ChannelTraits | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "traits", b"traits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "client_id", b"client_id", "departments", b"departments", "fact", b"fact", "feedback_id", b"feedback_id", "feedback_position", b"feedback_position", "interaction_id", b"interaction_id", "occurred_at", b"occurred_at", "touchpoint", b"touchpoint", "traits", b"traits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "client_id", b"client_id", "departments", b"departments", "fact", b"fact", "feedback_id", b"feedback_id", "feedback_position", b"feedback_position", "interaction_id", b"interaction_id", "occurred_at", b"occurred_at", "source", b"source", "touchpoint", b"touchpoint", "traits", b"traits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +197,9 @@ class CaseNoted(_message.Message):
     ACKNOWLEDGED_AT_FIELD_NUMBER: _builtins.int
     RESOLVED_AT_FIELD_NUMBER: _builtins.int
     FEEDBACK_POSITION_FIELD_NUMBER: _builtins.int
+    OPENED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    RESOLVED_EVENT_ID_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     case_id: _builtins.str
     department: _builtins.str
@@ -204,6 +210,10 @@ class CaseNoted(_message.Message):
     acknowledged_at: _builtins.int
     resolved_at: _builtins.int
     feedback_position: _builtins.int
+    opened_event_id: _builtins.str
+    """Event ids (hex) of feedback's log that these times stand on."""
+    acknowledged_event_id: _builtins.str
+    resolved_event_id: _builtins.str
     def __init__(
         self,
         *,
@@ -216,10 +226,13 @@ class CaseNoted(_message.Message):
         acknowledged_at: _builtins.int = ...,
         resolved_at: _builtins.int = ...,
         feedback_position: _builtins.int = ...,
+        opened_event_id: _builtins.str = ...,
+        acknowledged_event_id: _builtins.str = ...,
+        resolved_event_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "case_id", b"case_id", "channel", b"channel", "client_id", b"client_id", "department", b"department", "feedback_position", b"feedback_position", "opened_at", b"opened_at", "resolved_at", b"resolved_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "acknowledged_event_id", b"acknowledged_event_id", "case_id", b"case_id", "channel", b"channel", "client_id", b"client_id", "department", b"department", "feedback_position", b"feedback_position", "opened_at", b"opened_at", "opened_event_id", b"opened_event_id", "resolved_at", b"resolved_at", "resolved_event_id", b"resolved_event_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,6 +251,8 @@ class JourneyNoted(_message.Message):
     INTERACTION_IDS_FIELD_NUMBER: _builtins.int
     CHANNELS_FIELD_NUMBER: _builtins.int
     JOURNEY_POSITION_FIELD_NUMBER: _builtins.int
+    STARTED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    ENDED_EVENT_ID_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     journey_id: _builtins.str
     journey: _builtins.str
@@ -246,6 +261,9 @@ class JourneyNoted(_message.Message):
     started_at: _builtins.int
     ended_at: _builtins.int
     journey_position: _builtins.int
+    started_event_id: _builtins.str
+    """Event ids (hex) of journey's log that start and end stand on."""
+    ended_event_id: _builtins.str
     @_builtins.property
     def interaction_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Interactions on it, for the scores of feedback given along it."""
@@ -264,10 +282,12 @@ class JourneyNoted(_message.Message):
         interaction_ids: _abc.Iterable[_builtins.str] | None = ...,
         channels: _abc.Iterable[_builtins.str] | None = ...,
         journey_position: _builtins.int = ...,
+        started_event_id: _builtins.str = ...,
+        ended_event_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "client_id", b"client_id", "ended_at", b"ended_at", "interaction_ids", b"interaction_ids", "journey", b"journey", "journey_id", b"journey_id", "journey_position", b"journey_position", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "client_id", b"client_id", "ended_at", b"ended_at", "ended_event_id", b"ended_event_id", "interaction_ids", b"interaction_ids", "journey", b"journey", "journey_id", b"journey_id", "journey_position", b"journey_position", "started_at", b"started_at", "started_event_id", b"started_event_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

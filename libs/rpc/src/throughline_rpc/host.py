@@ -1,0 +1,360 @@
+"""The process that serves: listening, health, background work, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from throughline_eventlog import SettingsError
+from throughline_kernel import Refusal
+from throughline_rpc.interceptor import RefusalInterceptor
+from throughline_rpc.settings import HostSettings, HostSettingsError, PortInUseError
+from throughline_telemetry import MetricsServer, logger, metrics, start_metrics_server
+
+S = TypeVar("S")
+Check = Callable[[], str | None]
+OVERALL: Final = ""
+LIVENESS: Final = "liveness"
+"""Health service that serves while the process does: a stuck consumer is a reason to look, not to restart."""
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+_STEADY_SECONDS: Final = 60.0
+_SETTLE_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted(Generic[S]):
+    """One gRPC service to host: its full name, the generated `add_...Servicer_to_server`, and the servicer."""
+
+    name: str
+    add: Callable[[S, grpc.aio.Server], None]
+    servicer: S
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """Something that may be wrong: `probe` answers a reason, or None where all is well. It must return at once.
+
+    While it gives a reason the whole (`""`) is NOT_SERVING, and every hosted service too unless they can do without.
+    """
+
+    name: str
+    probe: Check
+    needed_to_serve: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Work that runs as long as the service: a relay or a consumer. It is started again where it ends by itself."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+    health: Check
+    needed_to_serve: bool = True
+
+
+class ServiceHost:
+    """Hosts gRPC services with health, reflection, metrics and background work.
+
+    `on_stop` is called in order after the last call and the background work ended: give the writer's flush first,
+    then what it writes to. Each may be synchronous or not; one that fails is logged and the next is called.
+    """
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        services: Sequence[Hosted[Any]],
+        *,
+        background: Sequence[Background] = (),
+        checks: Sequence[HealthCheck] = (),
+        on_stop: Sequence[Callable[[], Awaitable[None] | None]] = (),
+        batch_methods: Collection[str] = (),
+    ) -> None:
+        self.settings = settings
+        self.port = 0
+        self.metrics_port: int | None = None
+        self._services = services
+        self._on_stop = on_stop
+        self._log = logger()
+        self._interceptor = RefusalInterceptor(settings.service, batch_methods)
+        self._supervised = [_Supervised(each) for each in background]
+        self._checks = [
+            *checks,
+            *(HealthCheck(each.work.name, each.health, each.work.needed_to_serve) for each in self._supervised),
+        ]
+        self._reasons: dict[str, str] = {}
+        self._health: health_aio.HealthServicer | None = None
+        self._server: grpc.aio.Server | None = None
+        self._metrics: MetricsServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop_asked = asyncio.Event()
+        self._stopped = False
+
+    async def start(self) -> int:
+        """Listens and starts the background work; answers the port.
+
+        Raises: PortInUseError, OSError for an address that is not ours. What `on_stop` names is closed before it
+        raises.
+        """
+        try:
+            self._start_metrics()
+            await self._start_server()
+        except BaseException:
+            await self._close()
+            raise
+        self._tasks = [asyncio.create_task(each.run(), name=each.work.name) for each in self._supervised]
+        self._tasks.append(asyncio.create_task(self._watch_health(), name="health"))
+        self._log.info("listening", host=self.settings.host, port=self.port, metrics_port=self.metrics_port)
+        return self.port
+
+    async def stop(self) -> None:
+        """Stops without losing anything: NOT_SERVING, drain, no more calls, grace for those under way, background
+        work, `on_stop`.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        self._log.info("stopping", drain=self.settings.drain_seconds, grace=self.settings.grace_seconds)
+        if self._health is not None:
+            await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self.settings.drain_seconds)
+        self._interceptor.stop_streams()
+        if self._server is not None:
+            await self._server.stop(self.settings.grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close()
+        self._log.info("stopped")
+
+    def ask_to_stop(self) -> None:
+        """Makes `run_until_stopped` stop, as SIGTERM does."""
+        self._stop_asked.set()
+
+    async def run_until_stopped(self) -> None:
+        """Starts, serves until SIGTERM, SIGINT or `ask_to_stop`, and stops. A second signal ends the process at once.
+
+        Raises: what `start` raises.
+        """
+        loop = asyncio.get_running_loop()
+        asked = False
+
+        def on_signal(number: int) -> None:
+            nonlocal asked
+            if asked:
+                os._exit(128 + number)
+            asked = True
+            self._stop_asked.set()
+
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for each in signals:
+            loop.add_signal_handler(each, on_signal, each)
+        try:
+            await self.start()
+            await self._stop_asked.wait()
+            await self.stop()
+        finally:
+            for each in signals:
+                loop.remove_signal_handler(each)
+
+    def reasons(self) -> dict[str, str]:
+        """What is wrong now, by check; empty where all is well."""
+        return dict(self._reasons)
+
+    def _start_metrics(self) -> None:
+        port = self.settings.metrics_port
+        if port is None:
+            return
+        try:
+            self._metrics = start_metrics_server(port, self.settings.metrics_host)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(self.settings.metrics_host, port, "THROUGHLINE_METRICS_PORT") from error
+            raise
+        self.metrics_port = self._metrics.port
+
+    async def _start_server(self) -> None:
+        settings = self.settings
+        server = grpc.aio.server(
+            interceptors=[self._interceptor],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+                # Two processes on one port would each get half of the calls, without a word.
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+            ],
+        )
+        self._health = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for hosted in self._services:
+            hosted.add(hosted.servicer, server)
+        names = [hosted.name for hosted in self._services]
+        reflection.enable_server_reflection(
+            [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
+        )
+        _check_address(settings.host, settings.port)
+        try:
+            self.port = server.add_insecure_port(_address(settings.host, settings.port))
+        except RuntimeError as error:  # taken between the look and the binding
+            raise PortInUseError(settings.host, settings.port, "THROUGHLINE_PORT") from error
+        for name in (OVERALL, *names):
+            await self._health.set(name, _NOT_SERVING)
+        await self._health.set(LIVENESS, _SERVING)
+        await server.start()
+        self._server = server
+        await self._check_health()
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.health_interval_seconds)
+            await self._check_health()
+
+    async def _check_health(self) -> None:
+        reasons: dict[str, str] = {}
+        for check in self._checks:
+            reason = _probe(check)
+            metrics.HEALTHY.labels(check.name).set(0 if reason else 1)
+            before = self._reasons.get(check.name)
+            if reason:
+                reasons[check.name] = reason
+                if reason != before:
+                    self._log.warning("unhealthy", check=check.name, reason=reason)
+            elif before:
+                self._log.info("healthy_again", check=check.name)
+        self._reasons = reasons
+        blocked = any(check.needed_to_serve and check.name in reasons for check in self._checks)
+        if self._health is not None:
+            await self._health.set(OVERALL, _NOT_SERVING if reasons else _SERVING)
+            for hosted in self._services:
+                await self._health.set(hosted.name, _NOT_SERVING if blocked else _SERVING)
+
+    async def _close(self) -> None:
+        for close in self._on_stop:
+            try:
+                closing = close()
+                if inspect.isawaitable(closing):
+                    await closing
+            except Exception as error:  # noqa: BLE001 -- the rest must be closed all the same
+                self._log.error("close_failed", what=getattr(close, "__qualname__", repr(close)), exc_info=error)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+            self._metrics = None
+
+
+class _Supervised:
+    """Runs background work and starts it again, later each time, where it ends by itself."""
+
+    def __init__(self, work: Background) -> None:
+        self.work = work
+        self._ended = ""
+        self._settled_at = 0.0
+        self._log = logger()
+
+    def health(self) -> str | None:
+        # What ended a moment ago is not well because it was started again.
+        if self._ended and asyncio.get_running_loop().time() < self._settled_at:
+            return self._ended
+        return self.work.health()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = _FIRST_PAUSE
+        while True:
+            begun = loop.time()
+            try:
+                await self.work.run()
+                why = "ended by itself"
+                self._log.error("background_ended", task=self.work.name)
+            except Exception as error:  # noqa: BLE001 -- logged, shown by health, and tried again
+                why = f"{type(error).__name__}: {error}"
+                self._log.error("background_failed", task=self.work.name, exc_info=error)
+            metrics.RESTARTS.labels(self.work.name).inc()
+            if loop.time() - begun > _STEADY_SECONDS:
+                pause = _FIRST_PAUSE
+            self._ended = f"{self.work.name} stopped and is started again: {why}"
+            self._settled_at = loop.time() + pause + _SETTLE_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def serve(build: Callable[[], Awaitable[ServiceHost]], *, startup_errors: Iterable[type[Exception]] = ()) -> int:
+    """Builds a host on uvloop, serves until told to stop, and answers the exit code: 0, or 1 where it could not
+    start.
+
+    What an operator can mend (a busy port, settings, a refusal, and the given `startup_errors`) is told in one line;
+    anything else with its stack. A process calls this once.
+    """
+    expected = (PortInUseError, HostSettingsError, SettingsError, Refusal, *startup_errors)
+
+    async def main() -> int:
+        try:
+            host = await build()
+            await host.run_until_stopped()
+        except expected as error:
+            logger().error("not_started", reason=str(error))
+            return 1
+        except Exception as error:  # noqa: BLE001 -- the edge of the process
+            logger().error("not_started", reason=str(error), exc_info=error)
+            return 1
+        return 0
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 -- not on every platform
+
+    return uvloop.new_event_loop
+
+
+def _probe(check: HealthCheck) -> str | None:
+    try:
+        return check.probe()
+    except Exception as error:  # noqa: BLE001 -- a check that fails is a reason
+        return f"the check itself failed: {type(error).__name__}: {error}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_address(host: str, port: int) -> None:
+    """gRPC says only that it could not bind; this says why. Raises: PortInUseError, OSError."""
+    if not port:
+        return
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(host, port, "THROUGHLINE_PORT") from error
+            raise OSError(
+                error.errno, f"cannot listen on {host}:{port}: {error.strerror}; set THROUGHLINE_HOST"
+            ) from error
