@@ -53,7 +53,7 @@ generate: .venv/.locked ## generate libs/contracts from proto
 	@$(BIN)/python libs/contracts/generate.py
 
 demo: setup ## start the whole suite on this machine and walk through it
-	@$(BIN)/python -m throughline_client.demo $(ARGS)
+	@$(BIN)/python -m throughline_demo $(ARGS)
 
 test: setup ## run the tests; choose some with ARGS='-k name'
 	@$(BIN)/python -m pytest $(ARGS)

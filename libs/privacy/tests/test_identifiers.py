@@ -114,6 +114,19 @@ def test_what_systems_write_where_they_have_nothing_is_seen(type_: str, value: s
     assert shape(type_, normalise(type_, value)) is expected
 
 
+@pytest.mark.parametrize(
+    ("type_", "value", "expected"),
+    [
+        ("social_handle", "@mira.kw", Shape.NORMAL),
+        ("social_handle", "@anonymous", Shape.PLACEHOLDER),
+        ("email", "@mira.kw", Shape.PLACEHOLDER),
+    ],
+)
+def test_a_handle_may_begin_with_the_sign_of_an_address(type_: str, value: str, expected: Shape) -> None:
+    """`@mira.kw` is a handle; as an address it has nothing before its sign."""
+    assert shape(type_, normalise(type_, value)) is expected
+
+
 @given(types, st.text())
 def test_every_value_has_a_shape(type_: str, value: str) -> None:
     """No input, however odd, stops the line."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from throughline_kernel import Recorded, canonical_json, combine_digests, digest
-from throughline_replay.comparing import compare_aggregate, compare_with_live
+from throughline_replay.comparing import compare_client, compare_with_live
 from throughline_replay.replaying import Replayed, UnknownServiceError, make_folds, replay_log
 from throughline_replay.sources import Checkpoint
 
@@ -108,9 +108,21 @@ def test_an_aggregate_that_only_one_side_has_is_a_difference() -> None:
     found = compare_with_live(replay_log(Visits(), Log().read()), Log(), live)
     assert found.difference is not None
     assert (found.difference.key, found.difference.live) == ("bob", "absent")
-    one = compare_aggregate(replay_log(Visits(), Log().read()), Log(), live, "eve")
+    one = compare_client(replay_log(Visits(), Log().read()), Log(), live, "bob")
+    assert one is not None
     assert one.difference is not None
-    assert one.difference.replayed == "absent"
+    assert one.difference.live == "absent"
+
+
+def test_one_client_is_compared_alone() -> None:
+    """A difference in somebody else's state does not touch the comparison, and a stranger gives none."""
+    live = Live(9)
+    live.counts()["bob"].append("stray")
+    ann = compare_client(replay_log(Visits(), Log().read(until=3)), Log(), live, "ann")
+    assert ann is not None
+    assert ann.equal
+    assert ann.position == 9
+    assert compare_client(replay_log(Visits(), Log().read()), Log(), live, "eve") is None
 
 
 def test_a_replay_that_is_ahead_of_the_live_state_is_refused() -> None:

@@ -51,6 +51,12 @@ def write_households(folder: Path, wanted: int) -> Truth:
     return _truth(folder, count)
 
 
+def first_redeemer(folder: Path) -> int:
+    """The lowest household id that redeemed a coupon: all three channels are in its year."""
+    ids = pq.read_table(folder / "coupon_redemptions.parquet", columns=["household_id"])["household_id"].to_pylist()
+    return min(household for household in ids if household is not None)
+
+
 def _of(table: pa.Table, households: Collection[int]) -> Any:
     return pc.is_in(table["household_id"], value_set=pa.array(sorted(households)))
 

@@ -1,8 +1,8 @@
 """One client's way over six channels, written by us: marked as such in every interaction's attributes.
 
-Mira asks about a coat on Instagram, looks at it on the web without saying who she is, signs in and reserves it,
-rings the call centre, collects it in the store, and answers a survey. Each channel knows her by something else.
-Everything is anchored to one instant, so that "now" is a few hours after the survey.
+Mira sees a coat on Instagram and asks about it, looks at it on the web without saying who she is, signs in and
+reserves it, rings the call centre, collects it in the store, and answers a survey. Each channel knows her by something
+else. Everything is anchored to one instant, so that "now" is a few hours after the survey.
 """
 
 from __future__ import annotations
@@ -54,8 +54,19 @@ def registrations() -> tuple[list[ingestion_pb2.RegisterChannelRequest], list[in
 
 
 def story(now: int) -> list[interaction_pb2.Interaction]:
-    """The seven interactions, oldest first, ending three hours before `now` (microseconds)."""
+    """The eight interactions, oldest first, ending three hours before `now` (microseconds)."""
     return [
+        interaction_pb2.Interaction(
+            source="social_desk",
+            source_interaction_id="ig-ad-88121",
+            channel="instagram",
+            touchpoint="story_ad",
+            kind="ad_shown",
+            occurred_at=now - 6 * DAY - 30 * MINUTE,
+            identifiers=[_identifier("social_handle", INSTAGRAM, VERIFIED)],
+            campaign_id="ig-winter",
+            attributes=MARK,
+        ),
         interaction_pb2.Interaction(
             source="social_desk",
             source_interaction_id="ig-dm-5512",

@@ -57,9 +57,10 @@ def shape(type: str, normalised: str) -> Shape:  # noqa: A002 -- the word of the
         return _phone_shape(normalised)
     if _is_repeated(normalised):
         return Shape.REPEATED
-    if "@" in normalised:
+    # A handle may begin with the sign: only an address has something on both sides of it.
+    if "@" in (normalised if type == "email" else normalised.removeprefix("@")):
         return _address_shape(normalised)
-    if len(normalised) <= _LONGEST_PLACEHOLDER and _is_placeholder(normalised):
+    if len(normalised) <= _LONGEST_PLACEHOLDER and _is_placeholder(normalised.removeprefix("@")):
         return Shape.PLACEHOLDER
     return Shape.NORMAL
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from throughline_client.endpoints import EndpointError, Endpoints
 from throughline_eventlog import StoreSettings, open_store
 from throughline_kernel import Fold, is_hex_id
-from throughline_replay.comparing import Comparison, compare_aggregate, compare_with_live
+from throughline_replay.comparing import Comparison, compare_client, compare_with_live
 from throughline_replay.histories import HistoryEntry, client_history, interaction_history
 from throughline_replay.replaying import SERVICES, Replayed, make_folds
 from throughline_replay.sources import EventSource, ServiceLog, StoredLog
@@ -175,8 +175,8 @@ def _compare(logs: _Logs, folds: Mapping[str, Fold], as_of: int, key: str | None
                 found.append(replayed)
             elif key is None:
                 found.append(compare_with_live(replayed, source, live))
-            else:
-                found.append(compare_aggregate(replayed, source, live, key))
+            elif (compared := compare_client(replayed, source, live, key)) is not None:
+                found.append(compared)
     return found
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
-from throughline_kernel import digest
+from throughline_kernel import combine_digests, digest
 from throughline_replay.replaying import Replayed
 from throughline_replay.sources import EventSource, LiveState
 
@@ -56,18 +56,32 @@ def compare_with_live(replayed: Replayed, events: EventSource, live: LiveState) 
     return Comparison(replayed.fold.service, cut.position, replayed.events, cut.digest, replayed_digest, difference)
 
 
-def compare_aggregate(replayed: Replayed, events: EventSource, live: LiveState, key: str) -> Comparison:
-    """Compares one aggregate only, e.g. one client, at the live state's position."""
-    position, state = live.state(key)
+def compare_client(replayed: Replayed, events: EventSource, live: LiveState, client_id: str) -> Comparison | None:
+    """Compares what one service keeps of one client, under keys that end in the id; None where that is nothing.
+
+    Each aggregate is compared at the position at which the live one was read.
+    """
+    position = live.checkpoint().position
     _advance(replayed, events, position)
-    mine = replayed.states().get(key, b"")
-    difference = None if mine == state else _difference_within(key, state, mine)
+    difference: Difference | None = None
+    mine: list[tuple[str, bytes]] = []
+    theirs: list[tuple[str, bytes]] = []
+    for key in sorted(key for key in replayed.states() if key.endswith(client_id)):
+        position, state = live.state(key)
+        _advance(replayed, events, position)
+        ours = replayed.states().get(key, b"")
+        mine.append((key, digest(ours)))
+        theirs.append((key, digest(state)))
+        if difference is None and ours != state:
+            difference = _difference_within(key, state, ours)
+    if not mine:
+        return None
     return Comparison(
         replayed.fold.service,
         position,
         replayed.events,
-        digest(state).hex() if state else "",
-        digest(mine).hex() if mine else "",
+        combine_digests(theirs),
+        combine_digests(mine),
         difference,
     )
 

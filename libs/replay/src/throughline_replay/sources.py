@@ -159,7 +159,12 @@ class ServiceLog:
 
     def state(self, key: str) -> tuple[int, bytes]:
         """See LiveState. Raises grpc.RpcError where the service is away."""
-        answer = self._state(eventlog_pb2.GetStateRequest(key=key))
+        try:
+            answer = self._state(eventlog_pb2.GetStateRequest(key=key))
+        except grpc.RpcError as error:
+            if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.NOT_FOUND:
+                return self.checkpoint().position, b""
+            raise
         return answer.position, answer.canonical_json
 
 
