@@ -1,0 +1,251 @@
+"""What a store is: consistent readers, one transaction at a time, and a bell that rings when the log grows."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from throughline_eventlog.application import EventLog
+from throughline_eventlog.codec import Codec, KnownSchemaVersion, only_first_versions
+from throughline_eventlog.errors import NewerLogError, SettingsError
+from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
+from throughline_eventlog.settings import SQLITE, StoreSettings
+from throughline_kernel import Recorded
+
+LOG_FORMAT: Final = 1
+POISON: Final = "poison"
+"""Events that a handler could not take, kept whole to be redriven."""
+
+_TABLE: Final = re.compile(r"[a-z][a-z0-9_]{0,40}\Z")
+
+Clock = Callable[[], int]
+
+
+def wall_clock() -> int:
+    """The time now: microseconds since epoch, UTC."""
+    return time.time_ns() // 1_000
+
+
+class Reader(Protocol):
+    """One consistent view of a service's log, its tables and its inbox."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The row's value, None where there is none."""
+        ...
+
+    def get_many(self, table: str, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        """The values of those of the keys that have one."""
+        ...
+
+    def scan(
+        self,
+        table: str,
+        *,
+        prefix: bytes = b"",
+        after: bytes = b"",
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows in key order, bytewise, within the prefix and strictly after `after` (a whole key).
+
+        With `reverse`, from the last down, strictly before `after` where it is given. Rows put or deleted while
+        scanning may or may not be seen.
+        """
+        ...
+
+    def count(self, table: str) -> int:
+        """The number of rows."""
+        ...
+
+    def read(
+        self, after: int = 0, *, until: int | None = None, as_of: int | None = None, limit: int | None = None
+    ) -> list[Recorded]:
+        """Events in log order with position > after, position <= until and recorded_at <= as_of (microseconds)."""
+        ...
+
+    def read_logged(
+        self, after: int = 0, *, until: int | None = None, as_of: int | None = None, limit: int | None = None
+    ) -> list[LoggedRow]:
+        """As `read`, with envelopes left unopened."""
+        ...
+
+    def read_stream(self, stream_id: bytes, *, after_version: int = 0, limit: int | None = None) -> list[Recorded]:
+        """One stream's events in version order."""
+        ...
+
+    def read_streams(self, stream_ids: Collection[bytes]) -> dict[bytes, list[Recorded]]:
+        """Several streams at once, each in version order; streams without events are left out."""
+        ...
+
+    def last_version(self, stream_id: bytes) -> int:
+        """Version of the stream's last event, 0 where it is empty."""
+        ...
+
+    def last_versions(self, stream_ids: Collection[bytes]) -> dict[bytes, int]:
+        """Version of each stream's last event, 0 where it is empty."""
+        ...
+
+    def last_position(self) -> int:
+        """Position of the log's last event, 0 where it is empty."""
+        ...
+
+    def position_at(self, as_of: int) -> int:
+        """Position of the last event with recorded_at <= as_of (microseconds), 0 where there is none."""
+        ...
+
+    def count_events(self) -> int:
+        """The number of events in the log."""
+        ...
+
+    def inbox(self, stream: str) -> InboxPosition | None:
+        """How far this service has got in a stream on the bus, None where it has not begun."""
+        ...
+
+    def inboxes(self) -> list[InboxPosition]:
+        """How far this service has got in every stream it consumes, by stream name."""
+        ...
+
+
+class Transaction(Reader, Protocol):
+    """What is written together: all of it becomes durable, or nothing. Reads see what was written in it before."""
+
+    @property
+    def now(self) -> int:
+        """The recorded_at of this commit: microseconds, increasing along the log whatever the clock does."""
+        ...
+
+    traceparent: str
+    """W3C trace context that events get which bring none of their own: the commit's."""
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether another process wrote to this store since this store last did: what is cached may be old."""
+        ...
+
+    def append(self, events: Sequence[NewEvent]) -> list[int]:
+        """Appends to the log and gives the positions. Raises StreamConflictError where a version is already taken."""
+        ...
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Sets the row."""
+        ...
+
+    def put_many(self, table: str, rows: Mapping[bytes, bytes]) -> None:
+        """Sets the rows."""
+        ...
+
+    def delete(self, table: str, key: bytes) -> None:
+        """Removes the row where there is one."""
+        ...
+
+    def set_inbox(self, position: InboxPosition) -> None:
+        """Moves forward in a stream on the bus. Raises InboxConflictError where it stands there or further already."""
+        ...
+
+
+class Grew:
+    """Rings when a commit made the log longer. Callbacks run in the thread that committed and must return at once."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[object, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls back after every growth until the returned function is called."""
+        token = object()
+        with self._lock:
+            self._callbacks[token] = callback
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._callbacks.pop(token, None)
+
+        return unsubscribe
+
+    def ring(self) -> None:
+        """Tells everyone."""
+        with self._lock:
+            callbacks = list(self._callbacks.values())
+        for callback in callbacks:
+            callback()
+
+
+class Store(ABC):
+    """One service's log, tables and inbox. Thread-safe; one transaction at a time."""
+
+    def __init__(self, log: EventLog, codec: Codec, tables: Collection[str], clock: Clock) -> None:
+        self.log = log
+        self.codec = codec
+        self.service: str = log.name
+        self.tables = frozenset(tables)
+        self.clock = clock
+        self.grew = Grew()
+
+    @abstractmethod
+    def snapshot(self) -> AbstractContextManager[Reader]:
+        """A consistent view, from any thread. Raises UnavailableError where the store is away."""
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Commits durably at the end of the block, or rolls back where it raises.
+
+        Belongs to the Writer; tests and tools may use it where no Writer runs. Raises UnavailableError where the store
+        is away: a commit that was cut off may or may not have happened.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of every connection."""
+
+
+def checked_tables(tables: Collection[str]) -> tuple[str, ...]:
+    """The tables to make, the log's own included. Raises SettingsError for a name that no table can have."""
+    for table in tables:
+        if not _TABLE.match(table):
+            raise SettingsError(f"table {table!r}: lower-case letters, digits and _, at most 41, are allowed")
+    return (POISON, *sorted(set(tables) - {POISON}))
+
+
+def check_meta(meta: Mapping[str, str], service: str) -> None:
+    """Refuses a log of another format or of another service. Raises NewerLogError, SettingsError."""
+    written = int(meta.get("log_format", LOG_FORMAT))
+    if written > LOG_FORMAT:
+        raise NewerLogError(
+            "LOG_NEWER",
+            f"the log of {service} has format {written}, and this program knows formats up to {LOG_FORMAT}: "
+            "start the version of Throughline that wrote it, or a later one",
+            {"log_format": str(written), "known": str(LOG_FORMAT)},
+        )
+    owner = meta.get("service", service)
+    if owner != service:
+        raise SettingsError(f"this is the log of {owner}, not of {service}: give {service} a store of its own")
+
+
+def open_store(
+    settings: StoreSettings,
+    *,
+    tables: Collection[str] = (),
+    clock: Clock = wall_clock,
+    known_schema_version: KnownSchemaVersion = only_first_versions,
+) -> Store:
+    """Opens a service's store and makes what is missing.
+
+    `tables` names every table that will be used; `known_schema_version` tells up to which version this code reads an
+    event type. Raises SettingsError for settings that would weaken the log, NewerLogError for a log that this code is
+    too old for, UnavailableError where the store is away.
+    """
+    settings.check()
+    names = checked_tables(tables)
+    # Each store is imported only where it is chosen.
+    if settings.module == SQLITE:
+        from throughline_eventlog.sqlite import SQLiteStore  # noqa: PLC0415
+
+        return SQLiteStore.open(settings, names, clock, known_schema_version)
+    from throughline_eventlog.postgres import PostgresStore  # noqa: PLC0415
+
+    return PostgresStore.open(settings, names, clock, known_schema_version)
