@@ -1,0 +1,1 @@
+"""Between ingestion and the world: contracts, JSON, keys and tables."""

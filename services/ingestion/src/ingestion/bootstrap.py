@@ -1,0 +1,135 @@
+"""The one place where ingestion's parts meet."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final
+
+from ingestion.adapters.codec import ContractCodec, ContractReader
+from ingestion.adapters.content import ContentMac
+from ingestion.adapters.index import RunIndex
+from ingestion.adapters.sealing import VaultSeal
+from ingestion.adapters.tables import TABLES, StoreTables
+from ingestion.application.comparing import LiveState
+from ingestion.application.forgetting import ForgetPersonas
+from ingestion.application.queries import Queries
+from ingestion.application.recording import Recorder, RecordOffers
+from ingestion.application.redriving import Redrive, RedrivePage
+from ingestion.application.registering import Register
+from ingestion.entrypoints.servicer import BATCH_METHODS, IngestionServicer, hosted
+from ingestion.settings import SERVICE, Settings
+from throughline_eventlog import Connection, Consumer, Relay, Store, Writer, open_store
+from throughline_privacy import PrivacySettingsError, Vault, open_vault
+from throughline_rpc import (
+    Background,
+    EventLogServicer,
+    HealthCheck,
+    Progress,
+    ServiceHost,
+    hosted_event_log,
+    serve,
+)
+from throughline_telemetry import BatchObserver, configure
+
+PUBLISHER_OF_FORGETTING: Final = "identity"
+GROUP_EVENTS: Final = 4_000
+"""Events in one commit at most: four full batches share one sync of the log and one of the key store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingestion:
+    """The parts of a running ingestion."""
+
+    store: Store
+    writer: Writer
+    vault: Vault
+    connection: Connection
+    relay: Relay
+    forgetting: Consumer
+    host: ServiceHost
+
+
+def build(settings: Settings) -> Ingestion:
+    """Builds everything; nothing listens and nothing is published yet. Must be called where an event loop runs.
+
+    Raises: UnavailableError, SettingsError, NewerLogError.
+    """
+    store = open_store(settings.store, tables=TABLES)
+    vault = open_vault(settings.privacy)
+    observer = BatchObserver()
+    writer = Writer(store, group_weight=GROUP_EVENTS, observer=observer)
+    hasher = settings.privacy.hasher()
+    seal = VaultSeal(vault, hasher)
+    tables, index = StoreTables(), RunIndex()
+    reader = ContractReader(ContentMac(settings.privacy.hash_key))
+    codec = ContractCodec(reader)
+    recorder = Recorder(codec, seal, index, tables)
+    queries = Queries(store, index, tables)
+    servicer = IngestionServicer(
+        writer,
+        reader=reader,
+        clock=store.clock,
+        record=RecordOffers(recorder),
+        register=Register(codec, tables),
+        redrive=Redrive(writer, RedrivePage(recorder)),
+        queries=queries,
+        seal=seal,
+    )
+    partition = settings.host.partition
+    connection = settings.bus.connect(f"{SERVICE}-{partition}")
+    relay = Relay(
+        store,
+        connection,
+        SERVICE,
+        partition,
+        prefix=settings.bus.prefix,
+        replicas=settings.bus.replicas,
+        observer=observer,
+    )
+    forgetting = Consumer(
+        writer,
+        connection,
+        settings.bus.stream(PUBLISHER_OF_FORGETTING, partition),
+        ForgetPersonas(seal),
+        observer=observer,
+    )
+    live = LiveState(queries, index, tables)
+    log_service = EventLogServicer(store, SERVICE, partition, live, Progress.of(relay, [forgetting]))
+    host = ServiceHost(
+        settings.host,
+        [hosted(servicer), hosted_event_log(log_service)],
+        background=[
+            # Channel systems are served without the bus: what they report is safe in the log, and is published later.
+            Background("relay", relay.run, relay.health, needed_to_serve=False),
+            Background("forgetting", forgetting.run, forgetting.health, needed_to_serve=False),
+        ],
+        checks=[
+            HealthCheck("writer", writer.health),
+            HealthCheck("poison", forgetting.degraded, needed_to_serve=False),
+        ],
+        on_stop=[writer.close, connection.close, store.close, vault.close],
+        batch_methods=BATCH_METHODS,
+    )
+    return Ingestion(store, writer, vault, connection, relay, forgetting, host)
+
+
+def main() -> int:
+    """Serves until told to stop; answers the exit code."""
+
+    async def host() -> ServiceHost:
+        settings = Settings.from_env()
+        ingestion = build(settings)
+        ingestion.connection.start()
+        return ingestion.host
+
+    # Reference counts free almost everything here; looking for cycles among a million live tuples costs a tenth of
+    # the time. What the start made is never looked at again, the rest seldom.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+    telemetry = configure(SERVICE, version=version(f"throughline-{SERVICE}"))
+    try:
+        return serve(host, startup_errors=(PrivacySettingsError,))
+    finally:
+        telemetry.shutdown()

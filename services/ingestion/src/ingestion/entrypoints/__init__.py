@@ -1,0 +1,1 @@
+"""Where calls and messages come in."""
