@@ -1,0 +1,1 @@
+"""Identity decides whose interaction it is, and which two clients are one."""

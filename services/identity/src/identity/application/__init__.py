@@ -1,0 +1,1 @@
+"""What identity does with interactions, commands and questions."""

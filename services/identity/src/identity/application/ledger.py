@@ -1,0 +1,197 @@
+"""The rows of one transaction: read once, changed in memory, written together at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from identity.application.records import (
+    CLIENTS,
+    CONSENTS,
+    CONSTRAINTS,
+    IDENTIFIERS,
+    MERGES,
+    PERSONAS,
+    PROPOSALS,
+    ClientRow,
+    ConsentRow,
+    ConstraintRow,
+    IdentifierRow,
+    MergeRow,
+    PersonaRow,
+    ProposalRow,
+)
+from throughline_eventlog import NewEvent, Reader, Transaction
+from throughline_kernel import Recorded, hex_id
+
+Row = TypeVar("Row")
+
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
+
+
+def stream_of(kind: str, key: bytes) -> bytes:
+    """The stream (16 bytes) of a `client`, `persona`, `identifier` or `proposal`, or of the `rules`."""
+    return bytes.fromhex(hex_id("identity", kind, key))
+
+
+class Table(Generic[Row]):
+    """A table of typed rows as they stand in one consistent view."""
+
+    def __init__(self, reader: Reader, name: str, row: type[Row]) -> None:
+        self.name = name
+        self._reader = reader
+        self._decode: Callable[[bytes], Row] = _decoder(row)
+
+    def get(self, key: bytes) -> Row | None:
+        """The row, None where there is none."""
+        raw = self._reader.get(self.name, key)
+        return None if raw is None else self._decode(raw)
+
+    def get_many(self, keys: Collection[bytes]) -> dict[bytes, Row]:
+        """Those of the rows that exist."""
+        found = self._reader.get_many(self.name, keys) if keys else {}
+        return {key: self._decode(raw) for key, raw in found.items()}
+
+    def scan(self, prefix: bytes = b"", after: bytes = b"", limit: int | None = None) -> Iterator[tuple[bytes, Row]]:
+        """Rows in key order."""
+        for key, raw in self._reader.scan(self.name, prefix=prefix, after=after, limit=limit):
+            yield key, self._decode(raw)
+
+
+class WorkingTable(Generic[Row]):
+    """Rows that one transaction works on. Scanning a table that is worked on needs a flush first."""
+
+    def __init__(self, tx: Transaction, name: str, row: type[Row]) -> None:
+        self.stored = Table(tx, name, row)
+        self._tx = tx
+        self._rows: dict[bytes, Row | None] = {}
+        self._changed: set[bytes] = set()
+
+    def get(self, key: bytes) -> Row | None:
+        """The row as this transaction sees it; tell `put` after changing it."""
+        if key not in self._rows:
+            self._rows[key] = self.stored.get(key)
+        return self._rows[key]
+
+    def must(self, key: bytes) -> Row:
+        """The row that has to be there. Raises: LookupError where the tables contradict each other."""
+        row = self.get(key)
+        if row is None:
+            raise LookupError(f"{self.stored.name} lacks {key.hex()}")
+        return row
+
+    def load(self, keys: Collection[bytes]) -> None:
+        """Reads rows ahead, in one question to the store."""
+        missing = [key for key in keys if key not in self._rows]
+        if missing:
+            found = self.stored.get_many(missing)
+            for key in missing:
+                self._rows[key] = found.get(key)
+
+    def put(self, key: bytes, row: Row) -> None:
+        """Sets the row, or says that it was changed."""
+        self._rows[key] = row
+        self._changed.add(key)
+
+    def delete(self, key: bytes) -> None:
+        """Removes the row."""
+        self._rows[key] = None
+        self._changed.add(key)
+
+    def flush(self) -> None:
+        """Writes what was changed."""
+        puts: dict[bytes, bytes] = {}
+        for key in self._changed:
+            row = self._rows[key]
+            if row is None:
+                self._tx.delete(self.stored.name, key)
+            else:
+                puts[key] = _ENCODE(row)
+        self._tx.put_many(self.stored.name, puts)
+        self._changed.clear()
+
+    def drop(self) -> None:
+        """Writes what was changed and lets go of the rows."""
+        self.flush()
+        self._rows.clear()
+
+
+class Ledger:
+    """Everything identity reads and writes in one transaction."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx
+        self.personas = WorkingTable(tx, PERSONAS, PersonaRow)
+        self.identifiers = WorkingTable(tx, IDENTIFIERS, IdentifierRow)
+        self.clients = WorkingTable(tx, CLIENTS, ClientRow)
+        self.merges = WorkingTable(tx, MERGES, MergeRow)
+        self.proposals = WorkingTable(tx, PROPOSALS, ProposalRow)
+        self.constraints = WorkingTable(tx, CONSTRAINTS, ConstraintRow)
+        self.consents = WorkingTable(tx, CONSENTS, ConsentRow)
+        self._events: list[NewEvent] = []
+
+    def emit(self, event: NewEvent) -> None:
+        """Appends the event with the next flush; order is kept."""
+        self._events.append(event)
+
+    def index(self, table: str, key: bytes, value: bytes = b"") -> None:
+        """Sets an index row."""
+        self.tx.put(table, key, value)
+
+    def unindex(self, table: str, key: bytes) -> None:
+        """Removes an index row."""
+        self.tx.delete(table, key)
+
+    def suffixes(self, table: str, prefix: bytes) -> list[bytes]:
+        """What stands behind the prefix in the keys of an index."""
+        size = len(prefix)
+        return [key[size:] for key, _ in self.tx.scan(table, prefix=prefix)]
+
+    def streams(self, stream_ids: Collection[bytes]) -> dict[bytes, list[Recorded]]:
+        """Streams as they are, with what was emitted so far."""
+        self._append()
+        return self.tx.read_streams(stream_ids)
+
+    def flush(self) -> None:
+        """Writes events and rows."""
+        self._append()
+        for table in self._tables():
+            table.flush()
+
+    def drop(self) -> None:
+        """Writes events and rows, and lets go of the rows: keeps memory flat over a whole history."""
+        self._append()
+        for table in self._tables():
+            table.drop()
+
+    def _tables(self) -> tuple[WorkingTable[Any], ...]:
+        return (
+            self.personas,
+            self.identifiers,
+            self.clients,
+            self.merges,
+            self.proposals,
+            self.constraints,
+            self.consents,
+        )
+
+    def _append(self) -> None:
+        if self._events:
+            self.tx.append(self._events)
+            self._events = []
+
+
+_DECODERS: dict[type[Any], Callable[[bytes], Any]] = {}
+
+
+def _decoder(row: type[Row]) -> Callable[[bytes], Row]:
+    if row not in _DECODERS:
+        _DECODERS[row] = msgspec.msgpack.Decoder(row).decode
+    return _DECODERS[row]
+
+
+def encode_row(row: object) -> bytes:
+    """A row as it is stored."""
+    return _ENCODE(row)

@@ -1,0 +1,310 @@
+"""What people ask about clients, answered from one consistent view each."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from identity.application import messages, records
+from identity.application.explanations import sentence
+from identity.application.ledger import Table, stream_of
+from identity.application.records import (
+    ClientRow,
+    ConsentRow,
+    IdentifierRow,
+    MergeRow,
+    PersonaRow,
+    ProposalRow,
+    present_client,
+)
+from identity.domain.personas import OrderKey
+from identity.domain.refusals import (
+    ClientForgottenError,
+    ClientNotFoundError,
+    IdentifiersUnknownError,
+    InteractionNotFoundError,
+)
+from identity.domain.rules import Rules
+from throughline.identity.v1 import events_pb2 as pb
+from throughline_eventlog import Reader
+from throughline_kernel import Recorded
+
+_ATTRIBUTIONS: Final = frozenset({messages.INTERACTION_ATTRIBUTED, messages.INTERACTION_REATTRIBUTED})
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The client that was meant, and others that some of the identifiers mean."""
+
+    client_id: bytes
+    others: tuple[bytes, ...]
+    known_person: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OwnIdentifier:
+    """An identifier of a client, with what its client did under it."""
+
+    hash: bytes
+    row: IdentifierRow
+    first_seen_at: int
+    interactions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentGiven:
+    """What a client last said about one purpose in one scope."""
+
+    purpose: str
+    scope: str
+    row: ConsentRow
+
+
+@dataclass(frozen=True, slots=True)
+class ClientView:
+    """Everything that is known of one client."""
+
+    client_id: bytes
+    row: ClientRow
+    identifiers: tuple[OwnIdentifier, ...]
+    merges: tuple[tuple[bytes, MergeRow], ...]
+    proposals: tuple[tuple[bytes, ProposalRow], ...]
+    consents: tuple[ConsentGiven, ...]
+    interactions: int
+    first_seen_at: int
+    last_seen_at: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event that made a link what it is. `client_id` is empty where it took the link away."""
+
+    event: Recorded
+    client_id: str
+    evidence: pb.Evidence | None
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a link came about, oldest first; the last step holds."""
+
+    client_id: str
+    steps: tuple[Step, ...]
+
+
+class Queries:
+    """Answers from one view of identity's tables and log."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._clients = Table(reader, records.CLIENTS, ClientRow)
+        self._personas = Table(reader, records.PERSONAS, PersonaRow)
+        self._identifiers = Table(reader, records.IDENTIFIERS, IdentifierRow)
+        self._merges = Table(reader, records.MERGES, MergeRow)
+        self._proposals = Table(reader, records.PROPOSALS, ProposalRow)
+        self._consents = Table(reader, records.CONSENTS, ConsentRow)
+
+    def present(self, client_id: bytes) -> bytes:
+        """The client that an id or alias means now. Raises: ClientNotFoundError, ClientForgottenError."""
+        return present_client(self._clients.get, client_id)
+
+    def resolve_id(self, client_id: bytes) -> Resolved:
+        """The client that an id or alias means now. Raises: ClientNotFoundError, ClientForgottenError."""
+        present = self.present(client_id)
+        return Resolved(present, (), self._client(present).known_person)
+
+    def resolve_identifiers(self, identifiers: Sequence[tuple[str, bytes]], rules: Rules) -> Resolved:
+        """The client of the identifier that speaks first, of those that are linked. Raises: IdentifiersUnknownError."""
+        rows = self._identifiers.get_many({key for _, key in identifiers})
+        linked = sorted((rules.of(row.type).priority, key, row.client) for key, row in rows.items() if row.client)
+        if not linked:
+            raise IdentifiersUnknownError(len(identifiers))
+        clients = tuple(dict.fromkeys(client for _, _, client in linked))
+        return Resolved(clients[0], clients[1:], self._client(clients[0]).known_person)
+
+    def client(self, client_id: bytes) -> ClientView:
+        """One client. Raises: ClientNotFoundError, ClientForgottenError."""
+        present = self.present(client_id)
+        row = self._client(present)
+        personas = self._members(present)
+        ids = (present, *row.aliases)
+        return ClientView(
+            client_id=present,
+            row=row,
+            identifiers=self._own_identifiers(present, personas.values()),
+            merges=tuple(
+                sorted(
+                    self._merges.get_many(
+                        {merge for each in ids for merge in self._suffixes(records.CLIENT_MERGES, each)}
+                    ).items(),
+                    key=lambda each: (each[1].at, each[0]),
+                )
+            ),
+            proposals=tuple(
+                sorted(self._proposals.get_many(set(self._suffixes(records.CLIENT_PROPOSALS, present))).items())
+            ),
+            consents=self._consented(ids),
+            interactions=sum(each.count for each in personas.values()),
+            first_seen_at=min((each.first.occurred_at for each in personas.values()), default=0),
+            last_seen_at=max((each.last_seen for each in personas.values()), default=0),
+            position=self._reader.last_position(),
+        )
+
+    def explain_interaction(self, interaction_id: bytes) -> Explanation:
+        """Why an interaction is its client's: what linked its identifiers, and every attribution of it.
+
+        Raises: InteractionNotFoundError, ClientForgottenError.
+        """
+        persona_id = self._reader.get(records.INTERACTIONS, interaction_id)
+        if persona_id is None:
+            raise InteractionNotFoundError(interaction_id.hex())
+        persona = self._personas.get(persona_id)
+        if persona is None:
+            raise ClientForgottenError((self._reader.get(records.FORGOTTEN, persona_id) or b"").hex())
+        wanted = interaction_id.hex()
+        attributions = [
+            event
+            for event in self._reader.read_stream(stream_of("persona", persona_id))
+            if messages.attribution(event).facts.interaction_id == wanted
+        ]
+        links = self._reader.read_streams([stream_of("identifier", each.hash) for each in persona.identifiers])
+        last = attributions[-1].position
+        events = [event for stream in links.values() for event in stream if event.position < last]
+        return self._explained(persona.client, [*events, *attributions])
+
+    def explain_identifier(self, key: bytes) -> Explanation:
+        """Why an identifier is its client's, or nobody's. Raises: IdentifiersUnknownError."""
+        row = self._identifiers.get(key)
+        events = self._reader.read_stream(stream_of("identifier", key))
+        if row is None or not events or not (row.client or row.reason):
+            raise IdentifiersUnknownError(1)
+        return self._explained(row.client, events)
+
+    def interactions(self, client_id: bytes, after: OrderKey | None, size: int) -> list[OrderKey]:
+        """The client's interactions in canonical order, at most `size`, behind `after`.
+
+        Raises: ClientNotFoundError, ClientForgottenError.
+        """
+        personas = self._members(self.present(client_id))
+        streams = self._reader.read_streams([stream_of("persona", each) for each in personas])
+        keys = (
+            messages.order_key(each.facts)
+            for stream in streams.values()
+            for each in messages.last_attributions(stream).values()
+        )
+        return heapq.nsmallest(size, (key for key in keys if after is None or key > after))
+
+    def proposals(self, after: bytes, size: int) -> list[tuple[bytes, ProposalRow]]:
+        """Merges that wait for a person, by id, at most `size`."""
+        return list(self._proposals.scan(after=after, limit=size))
+
+    def forgotten(self, client_id: bytes) -> list[bytes]:
+        """The personas that a forgotten client, or one of its aliases, was forgotten with."""
+        row = self._clients.get(client_id)
+        gone = {client_id} if row is None or not row.parent else {client_id, row.parent}
+        return [persona for persona, client in self._reader.scan(records.FORGOTTEN) if client in gone]
+
+    def concerning(self, client_id: str, interaction_ids: Sequence[str]) -> list[Recorded]:
+        """The events that concern the client (empty: any) and the interactions (empty: any), in position order.
+
+        Of a forgotten client what its stream holds: where its interactions were is not known any more.
+        """
+        if client_id:
+            events = self._of_client(bytes.fromhex(client_id))
+            if interaction_ids:
+                wanted = frozenset(interaction_ids)
+                events = [each for each in events if _interaction(each) in wanted]
+            return events
+        return self._of_interactions(interaction_ids)
+
+    def _of_client(self, client_id: bytes) -> list[Recorded]:
+        row = self._clients.get(client_id)
+        if row is None:
+            return []
+        try:
+            present = self.present(client_id)
+        except ClientForgottenError:
+            ids, personas = [client_id, *([row.parent] if row.parent else [])], {}
+        else:
+            ids, personas = [present, *self._client(present).aliases], self._members(present)
+        presented = {each.hash for persona in personas.values() for each in persona.identifiers}
+        own = [key for key, each in self._identifiers.get_many(presented).items() if each.client in ids]
+        streams = self._reader.read_streams(
+            [
+                *(stream_of("client", each) for each in ids),
+                *(stream_of("persona", each) for each in personas),
+                *(stream_of("identifier", each) for each in own),
+            ]
+        )
+        return sorted((each for stream in streams.values() for each in stream), key=lambda each: each.position)
+
+    def _of_interactions(self, interaction_ids: Sequence[str]) -> list[Recorded]:
+        wanted = frozenset(interaction_ids)
+        personas = set(self._reader.get_many(records.INTERACTIONS, [bytes.fromhex(each) for each in wanted]).values())
+        streams = self._reader.read_streams([stream_of("persona", each) for each in personas])
+        return sorted(
+            (each for stream in streams.values() for each in stream if _interaction(each) in wanted),
+            key=lambda each: each.position,
+        )
+
+    def _explained(self, client_id: bytes, events: Iterable[Recorded]) -> Explanation:
+        steps = tuple(_step(event) for event in sorted(events, key=lambda each: each.position))
+        return Explanation(client_id.hex(), steps)
+
+    def _client(self, client_id: bytes) -> ClientRow:
+        row = self._clients.get(client_id)
+        if row is None:
+            raise ClientNotFoundError(client_id.hex())
+        return row
+
+    def _members(self, client_id: bytes) -> dict[bytes, PersonaRow]:
+        return self._personas.get_many(self._suffixes(records.MEMBERS, client_id))
+
+    def _suffixes(self, table: str, prefix: bytes) -> list[bytes]:
+        return [key[len(prefix) :] for key, _ in self._reader.scan(table, prefix=prefix)]
+
+    def _own_identifiers(self, client_id: bytes, personas: Iterable[PersonaRow]) -> tuple[OwnIdentifier, ...]:
+        first: dict[bytes, int] = {}
+        count: dict[bytes, int] = {}
+        for persona in personas:
+            for each in persona.identifiers:
+                first[each.hash] = min(first.get(each.hash, persona.first.occurred_at), persona.first.occurred_at)
+                count[each.hash] = count.get(each.hash, 0) + persona.count
+        rows = self._identifiers.get_many(first)
+        own = [OwnIdentifier(key, row, first[key], count[key]) for key, row in rows.items() if row.client == client_id]
+        return tuple(sorted(own, key=lambda each: (each.row.type, each.hash)))
+
+    def _consented(self, ids: Iterable[bytes]) -> tuple[ConsentGiven, ...]:
+        """Of each purpose and scope what was said last, to whichever id of the client's."""
+        said: dict[bytes, ConsentRow] = {}
+        for client_id in ids:
+            for key, row in self._consents.scan(client_id):
+                name = key[len(client_id) :]
+                if name not in said or (said[name].at, said[name].event_id) < (row.at, row.event_id):
+                    said[name] = row
+        given: list[ConsentGiven] = []
+        for name, row in sorted(said.items()):
+            purpose, _, scope = name.decode().partition("\0")
+            given.append(ConsentGiven(purpose, scope, row))
+        return tuple(given)
+
+
+def _interaction(event: Recorded) -> str:
+    return messages.attribution(event).facts.interaction_id if event.type in _ATTRIBUTIONS else ""
+
+
+def _step(event: Recorded) -> Step:
+    match event.type:
+        case messages.IDENTIFIER_LINKED:
+            linked = pb.IdentifierLinked.FromString(event.payload)
+            return Step(event, linked.client_id, linked.evidence, sentence(event))
+        case messages.IDENTIFIER_DEMOTED:
+            demoted = pb.IdentifierDemoted.FromString(event.payload)
+            return Step(event, "", demoted.evidence, sentence(event))
+        case _:
+            attribution = messages.attribution(event)
+            return Step(event, attribution.client_id, attribution.evidence, sentence(event))

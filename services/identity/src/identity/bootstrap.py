@@ -1,0 +1,109 @@
+"""The one place where identity's parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from identity.adapters.keys import VaultKeys
+from identity.adapters.live_state import StoredState
+from identity.application.attribution import Attribution
+from identity.application.records import IDENTITY_TABLES
+from identity.application.rulebook import InstallRules, Rulebook
+from identity.entrypoints.servicer import IdentityServicer, hosted
+from identity.settings import SERVICE, UPSTREAM, Settings
+from throughline_eventlog import Connection, Consumer, Relay, Store, Writer, open_store
+from throughline_privacy import PrivacySettingsError, Vault, open_vault
+from throughline_rpc import (
+    Background,
+    EventLogServicer,
+    HealthCheck,
+    Progress,
+    ServiceHost,
+    hosted_event_log,
+    serve,
+)
+from throughline_telemetry import BatchObserver, configure
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The parts of a running identity service."""
+
+    store: Store
+    writer: Writer
+    vault: Vault
+    rulebook: Rulebook
+    connection: Connection
+    relay: Relay
+    consumer: Consumer
+    host: ServiceHost
+
+    async def start(self) -> None:
+        """Publishes the shipped rules where the log has none, and connects to the bus."""
+        await self.writer.submit(InstallRules(self.rulebook), None)
+        self.connection.start()
+
+
+async def build(settings: Settings) -> Identity:
+    """Builds everything; nothing listens and nothing is published yet. Must be called where an event loop runs.
+
+    Raises: UnavailableError, SettingsError, NewerLogError.
+    """
+    store = await asyncio.to_thread(open_store, settings.store, tables=IDENTITY_TABLES)
+    vault = await asyncio.to_thread(open_vault, settings.privacy)
+    observer = BatchObserver()
+    writer = Writer(store, observer=observer)
+    hasher = settings.privacy.hasher()
+    rulebook = Rulebook(hasher.hash)
+    partition = settings.host.partition
+    connection = settings.bus.connect(f"{SERVICE}-{partition}")
+    relay = Relay(
+        store,
+        connection,
+        SERVICE,
+        partition,
+        prefix=settings.bus.prefix,
+        replicas=settings.bus.replicas,
+        observer=observer,
+    )
+    consumer = Consumer(
+        writer,
+        connection,
+        settings.bus.stream(UPSTREAM, partition),
+        Attribution(rulebook),
+        observer=observer,
+    )
+    log_service = EventLogServicer(store, SERVICE, partition, StoredState(store), Progress.of(relay, [consumer]))
+    servicer = IdentityServicer(store, writer, rulebook, hasher.hash, VaultKeys(vault, hasher))
+    host = ServiceHost(
+        settings.host,
+        [hosted(servicer), hosted_event_log(log_service)],
+        background=[
+            # What is known is answered without the bus; it is only older then, as health says.
+            Background("relay", relay.run, relay.health, needed_to_serve=False),
+            Background("consumer", consumer.run, consumer.health, needed_to_serve=False),
+        ],
+        checks=[
+            HealthCheck("writer", writer.health),
+            HealthCheck("poison", consumer.degraded, needed_to_serve=False),
+        ],
+        on_stop=[writer.close, connection.close, store.close, vault.close],
+    )
+    return Identity(store, writer, vault, rulebook, connection, relay, consumer, host)
+
+
+def main() -> int:
+    """Serves until told to stop; answers the exit code."""
+
+    async def host() -> ServiceHost:
+        identity = await build(Settings.from_env())
+        await identity.start()
+        return identity.host
+
+    telemetry = configure(SERVICE, version=version(f"throughline-{SERVICE}"))
+    try:
+        return serve(host, startup_errors=(PrivacySettingsError,))
+    finally:
+        telemetry.shutdown()

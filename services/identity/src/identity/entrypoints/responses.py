@@ -1,0 +1,89 @@
+"""Answers, in the contract's words."""
+
+from __future__ import annotations
+
+from identity.application import messages
+from identity.application.queries import ClientView, Explanation, OwnIdentifier, Step
+from identity.application.records import MergeRow, ProposalRow
+from identity.domain.resolution import Basis
+from throughline.identity.v1 import events_pb2
+from throughline.identity.v1 import identity_pb2 as pb
+
+
+def client(view: ClientView, rules_version: int) -> pb.Client:
+    """One client."""
+    return pb.Client(
+        client_id=view.client_id.hex(),
+        alias_ids=[each.hex() for each in view.row.aliases],
+        known_person=view.row.known_person,
+        identifiers=[_identifier(each, rules_version) for each in view.identifiers],
+        merges=[_merge(merge_id, row) for merge_id, row in view.merges],
+        proposals=[proposal(merge_id, row) for merge_id, row in view.proposals],
+        consents=[
+            pb.Consent(
+                purpose=each.purpose,
+                granted=each.row.granted,
+                scope=each.scope,
+                source=each.row.source,
+                at=each.row.at,
+                event_id=each.row.event_id.hex(),
+            )
+            for each in view.consents
+        ],
+        interactions=view.interactions,
+        first_seen_at=view.first_seen_at,
+        last_seen_at=view.last_seen_at,
+    )
+
+
+def proposal(merge_id: bytes, row: ProposalRow) -> pb.Proposal:
+    """A merge that waits for a person."""
+    return pb.Proposal(
+        merge_id=merge_id.hex(),
+        client_id=row.client.hex(),
+        other_client_id=row.other.hex(),
+        evidence=_evidence(row.basis, row.rules_version),
+        at=row.at,
+    )
+
+
+def explanation(explained: Explanation) -> pb.ExplainLinkResponse:
+    """How a link came about."""
+    return pb.ExplainLinkResponse(client_id=explained.client_id, steps=[_step(each) for each in explained.steps])
+
+
+def _identifier(own: OwnIdentifier, rules_version: int) -> pb.LinkedIdentifier:
+    return pb.LinkedIdentifier(
+        identifier=messages.identifier(own.row.type, own.hash, verified=own.row.identifies_person),
+        evidence=_evidence(own.row.basis, rules_version),
+        first_seen_at=own.first_seen_at,
+        interactions=own.interactions,
+    )
+
+
+def _merge(merge_id: bytes, row: MergeRow) -> pb.Merge:
+    return pb.Merge(
+        merge_id=merge_id.hex(),
+        client_id=row.client.hex(),
+        merged_client_id=row.merged.hex(),
+        evidence=_evidence(row.basis, row.rules_version),
+        undone=row.undone,
+        decided_by=row.decided_by,
+        at=row.at,
+    )
+
+
+def _step(step: Step) -> pb.LinkStep:
+    return pb.LinkStep(
+        event_id=step.event.event_id.hex(),
+        event_type=step.event.type,
+        position=step.event.position,
+        recorded_at=step.event.recorded_at,
+        client_id=step.client_id,
+        evidence=step.evidence,
+        explanation=step.explanation,
+    )
+
+
+def _evidence(basis: Basis, rules_version: int) -> events_pb2.Evidence:
+    return messages.evidence(basis, rules_version)

@@ -1,0 +1,228 @@
+"""`throughline.identity.v1.IdentityService`: each call translated in, decided or answered, translated out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+import grpc.aio
+
+from identity.application.commands import (
+    Command,
+    Consented,
+    Decision,
+    Decisions,
+    Forgotten,
+    Merged,
+    Outcome,
+    Published,
+    Undone,
+)
+from identity.application.messages import rules_message
+from identity.application.queries import Queries
+from identity.application.rulebook import HashIdentifier, Rulebook
+from identity.domain.refusals import ClientForgottenError, invalid
+from identity.entrypoints import requests, responses
+from identity.entrypoints.tokens import order_token, read_order_token
+from throughline.identity.v1 import identity_pb2 as pb
+from throughline.identity.v1 import identity_pb2_grpc
+from throughline_eventlog import Reader, Store, Writer
+from throughline_rpc import Hosted
+from throughline_telemetry import current_traceparent
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+R = TypeVar("R")
+O = TypeVar("O", bound=Outcome)  # noqa: E741 -- an outcome
+
+
+class Keys(Protocol):
+    """Where the keys of personas are."""
+
+    def destroy(self, key_ids: Collection[bytes]) -> int:
+        """Destroys keys for good. Raises: UnavailableError where the key store is away."""
+        ...
+
+    def drop_cache(self) -> None:
+        """Forgets identifiers in the clear that are remembered."""
+        ...
+
+
+def hosted(servicer: IdentityServicer) -> Hosted[IdentityServicer]:
+    """The servicer, ready to be hosted."""
+    return Hosted(
+        pb.DESCRIPTOR.services_by_name["IdentityService"].full_name,
+        identity_pb2_grpc.add_IdentityServiceServicer_to_server,
+        servicer,
+    )
+
+
+class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
+    """Serves identity. Reads run in threads, each on one consistent view."""
+
+    def __init__(
+        self, store: Store, writer: Writer, rulebook: Rulebook, hash_identifier: HashIdentifier, keys: Keys
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._rulebook = rulebook
+        self._hash = hash_identifier
+        self._keys = keys
+        self._decisions = Decisions(rulebook)
+
+    async def ResolveClient(  # noqa: N802 -- named by the contract
+        self, request: pb.ResolveClientRequest, context: Context
+    ) -> pb.ResolveClientResponse:
+        """The client that an id, or the identifier that speaks first, means now."""
+        if bool(request.client_id) == bool(request.identifiers):
+            raise invalid("client_id", "an id or identifiers, not both", "give one of the two")
+        if request.client_id:
+            client_id = requests.hex_bytes("client_id", request.client_id)
+            resolved = await self._read(lambda reader: Queries(reader).resolve_id(client_id))
+        else:
+            clear = requests.identifiers("identifiers", request.identifiers)
+            hashes = [(type_, self._hash(type_, value)) for type_, value in clear]
+            resolved = await self._read(
+                lambda reader: Queries(reader).resolve_identifiers(hashes, self._rulebook.current(reader))
+            )
+        return pb.ResolveClientResponse(
+            client_id=resolved.client_id.hex(),
+            other_client_ids=[each.hex() for each in resolved.others],
+            known_person=resolved.known_person,
+        )
+
+    async def GetClient(  # noqa: N802 -- named by the contract
+        self, request: pb.GetClientRequest, context: Context
+    ) -> pb.GetClientResponse:
+        """One client, with the position that the answer stands on."""
+        client_id = requests.hex_bytes("client_id", request.client_id)
+
+        def read(reader: Reader) -> pb.GetClientResponse:
+            view = Queries(reader).client(client_id)
+            version = self._rulebook.current(reader).version
+            return pb.GetClientResponse(client=responses.client(view, version), position=view.position)
+
+        return await self._read(read)
+
+    async def ExplainLink(  # noqa: N802 -- named by the contract
+        self, request: pb.ExplainLinkRequest, context: Context
+    ) -> pb.ExplainLinkResponse:
+        """The events and the rules behind a link."""
+        if bool(request.interaction_id) == request.HasField("identifier"):
+            raise invalid("interaction_id", "an interaction or an identifier, not both", "give one of the two")
+        if request.interaction_id:
+            interaction_id = requests.hex_bytes("interaction_id", request.interaction_id)
+            return responses.explanation(
+                await self._read(lambda reader: Queries(reader).explain_interaction(interaction_id))
+            )
+        type_, value = requests.identifiers("identifier", [request.identifier])[0]
+        key = self._hash(type_, value)
+        return responses.explanation(await self._read(lambda reader: Queries(reader).explain_identifier(key)))
+
+    async def ListClientInteractions(  # noqa: N802 -- named by the contract
+        self, request: pb.ListClientInteractionsRequest, context: Context
+    ) -> pb.ListClientInteractionsResponse:
+        """A page of the client's interactions in canonical order."""
+        client_id = requests.hex_bytes("client_id", request.client_id)
+        size = requests.page_size(request.page_size)
+        after = read_order_token(request.page_token)
+        keys = await self._read(lambda reader: Queries(reader).interactions(client_id, after, size + 1))
+        more = len(keys) > size
+        keys = keys[:size]
+        return pb.ListClientInteractionsResponse(
+            interaction_ids=[key.interaction_id.hex() for key in keys],
+            next_page_token=order_token(keys[-1]) if more else "",
+        )
+
+    async def MergeClients(  # noqa: N802 -- named by the contract
+        self, request: pb.MergeClientsRequest, context: Context
+    ) -> pb.MergeClientsResponse:
+        """Makes two clients one, every re-attribution in the same transaction."""
+        decision, merged = await self._decide(requests.merge_clients(request, current_traceparent()), Merged)
+        return pb.MergeClientsResponse(
+            merge_id=merged.merge_id.hex(),
+            client_id=merged.client_id.hex(),
+            position=decision.position,
+            reattributed=merged.reattributed,
+        )
+
+    async def UndoMerge(  # noqa: N802 -- named by the contract
+        self, request: pb.UndoMergeRequest, context: Context
+    ) -> pb.UndoMergeResponse:
+        """Undoes a merge."""
+        decision, undone = await self._decide(requests.undo_merge(request, current_traceparent()), Undone)
+        return pb.UndoMergeResponse(
+            client_id=undone.client_id.hex(),
+            restored_client_id=undone.restored_client_id.hex(),
+            position=decision.position,
+            reattributed=undone.reattributed,
+        )
+
+    async def ListProposals(  # noqa: N802 -- named by the contract
+        self, request: pb.ListProposalsRequest, context: Context
+    ) -> pb.ListProposalsResponse:
+        """A page of the merges that wait for a person."""
+        size = requests.page_size(request.page_size)
+        after = requests.hex_bytes("page_token", request.page_token) if request.page_token else b""
+        rows = await self._read(lambda reader: Queries(reader).proposals(after, size + 1))
+        more = len(rows) > size
+        rows = rows[:size]
+        return pb.ListProposalsResponse(
+            proposals=[responses.proposal(merge_id, row) for merge_id, row in rows],
+            next_page_token=rows[-1][0].hex() if more else "",
+        )
+
+    async def RecordConsent(  # noqa: N802 -- named by the contract
+        self, request: pb.RecordConsentRequest, context: Context
+    ) -> pb.RecordConsentResponse:
+        """Notes what the client said about a purpose."""
+        decision, _ = await self._decide(requests.record_consent(request, current_traceparent()), Consented)
+        return pb.RecordConsentResponse(position=decision.position)
+
+    async def ForgetClient(  # noqa: N802 -- named by the contract
+        self, request: pb.ForgetClientRequest, context: Context
+    ) -> pb.ForgetClientResponse:
+        """Forgets the client in the log and the tables, then destroys its keys.
+
+        Asked again for a client forgotten before it destroys what was left of the keys, and refuses.
+        """
+        command = requests.forget_client(request, current_traceparent())
+        try:
+            decision, forgotten = await self._decide(command, Forgotten)
+        except ClientForgottenError:
+            await self._destroy(await self._read(lambda reader: Queries(reader).forgotten(command.client_id)))
+            raise
+        await self._destroy(forgotten.personas)
+        return pb.ForgetClientResponse(
+            position=decision.position, identifiers=forgotten.identifiers, interactions=forgotten.interactions
+        )
+
+    async def GetRules(  # noqa: N802 -- named by the contract
+        self, request: pb.GetRulesRequest, context: Context
+    ) -> pb.GetRulesResponse:
+        """The rules in force."""
+        rules = await self._read(lambda reader: self._rulebook.current(reader).rule_set)
+        return pb.GetRulesResponse(rules=rules_message(rules))
+
+    async def PublishRules(  # noqa: N802 -- named by the contract
+        self, request: pb.PublishRulesRequest, context: Context
+    ) -> pb.PublishRulesResponse:
+        """Puts rules into force and decides all history again under them."""
+        _, published = await self._decide(requests.publish_rules(request, current_traceparent()), Published)
+        return pb.PublishRulesResponse(version=published.version, reattributed=published.reattributed)
+
+    async def _decide(self, command: Command, kind: type[O]) -> tuple[Decision, O]:
+        """Each command has its own kind of outcome, which the caller names."""
+        decision = await self._writer.submit(self._decisions, command, traceparent=command.traceparent)
+        return decision, cast("O", decision.outcome)
+
+    async def _destroy(self, personas: Collection[bytes]) -> None:
+        await asyncio.to_thread(self._keys.destroy, personas)
+        self._keys.drop_cache()
+
+    async def _read(self, work: Callable[[Reader], R]) -> R:
+        def read() -> R:
+            with self._store.snapshot() as reader:
+                return work(reader)
+
+        return await asyncio.to_thread(read)
