@@ -1,0 +1,1 @@
+"""Where each client is in which journey, and what the next channel must know."""

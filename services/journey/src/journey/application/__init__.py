@@ -1,0 +1,1 @@
+"""What the service does: takes in facts, carries out commands, answers questions."""

@@ -1,0 +1,211 @@
+"""Answers about clients and journeys, each from one consistent view of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+from journey.application import codec, rows
+from journey.application.commands import known
+from journey.application.ports import Directory, Resolution
+from journey.application.records import Cache, read_definitions, replay
+from journey.application.timeline import Entry, entry_of, handed, standing, taken_back
+from journey.domain.context import Context, Who, tell
+from journey.domain.definitions import Definitions, JourneyDefinition
+from journey.domain.facts import Handoff
+from journey.domain.record import Record
+from journey.domain.variants import JourneyCounts, Variants, count_journeys, count_variants
+from throughline.ingestion.v1 import interaction_pb2
+from throughline_eventlog import Reader, Store
+from throughline_kernel import NotFoundError, Recorded
+
+WATCH_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a history: entries, the cut it was made at, and where the next part begins (-1: nowhere)."""
+
+    client_id: str
+    entries: tuple[Entry, ...]
+    position: int
+    following: int
+
+
+class Seen(NamedTuple):
+    """How far a watcher has come: whose stream, its version, the last position sent."""
+
+    client_id: str
+    version: int
+    position: int
+
+
+class Queries:
+    """Reads for any thread. Records are kept while there is room, and brought up to date from their streams."""
+
+    def __init__(self, store: Store, directory: Directory, cache: int) -> None:
+        self._store = store
+        self._directory = directory
+        self._cache = Cache(cache)
+        self._lock = Lock()
+        self._definitions = (-1, Definitions())
+
+    def context(
+        self, client_id: str, identifiers: Sequence[interaction_pb2.Identifier], channel: str, now: int
+    ) -> tuple[Context, int]:
+        """What the channel should know, and the position it stands on.
+
+        Raises: NotFoundError (CLIENT_NOT_FOUND, IDENTIFIERS_UNKNOWN), PreconditionError (CLIENT_FORGOTTEN).
+        """
+        # One view after the other: a kept record never knows more than the position that is answered with it.
+        with self._lock, self._store.snapshot() as reader:
+            who = self._resolve(reader, client_id, identifiers)
+            position = reader.last_position()
+            record = self._record(reader, who.client_id)
+            told_of = Who(who.client_id, who.known_person, tuple(who.alias_ids))
+            context = tell(record, told_of, channel, now, self._offered_to_aliases(reader, who))
+        return context, position
+
+    def timeline(self, client_id: str, as_of: int, cut: int, start: int, size: int) -> Page:
+        """Part of the history as it was known at `as_of` (0: now), or at the position `cut` where it is not 0.
+
+        Raises: as `context`.
+        """
+        with self._store.snapshot() as reader:
+            who = self._resolve(reader, client_id)
+            until = cut or (reader.position_at(as_of) if as_of else reader.last_position())
+            events = [event for event in reader.read_stream(codec.stream_of(who.client_id)) if event.position <= until]
+            for alias in self._aliases_with_handoffs(reader, who):
+                events += [e for e in handed(reader.read_stream(codec.stream_of(alias))) if e.position <= until]
+        entries = standing(events)
+        following = start + size if start + size < len(entries) else -1
+        return Page(who.client_id, tuple(entries[start : start + size]), until, following)
+
+    def begin_watching(self, client_id: str, after_position: int) -> Seen:
+        """Where a watcher of this client begins: behind the position, or now.
+
+        Raises: as `context`.
+        """
+        with self._store.snapshot() as reader:
+            who = self._resolve(reader, client_id)
+            if after_position:
+                return Seen(who.client_id, 0, after_position)
+            return Seen(who.client_id, reader.last_version(codec.stream_of(who.client_id)), reader.last_position())
+
+    def watch(self, asked: str, seen: Seen) -> tuple[list[Entry], Seen, bool]:
+        """What a watcher has not seen yet, how far it has come then, and whether there is more already.
+
+        Follows the client where it has become part of another one. Raises: as `context`.
+        """
+        with self._store.snapshot() as reader:
+            who = self._resolve(reader, asked)
+            version = seen.version if who.client_id == seen.client_id else 0
+            events = reader.read_stream(codec.stream_of(who.client_id), after_version=version, limit=WATCH_AT_ONCE)
+        entries: list[Entry] = []
+        position = seen.position
+        for event in events:
+            if event.position <= seen.position:
+                continue
+            position = event.position
+            entry = entry_of(event) or taken_back(event)
+            if entry is not None:
+                entries.append(entry)
+        version = events[-1].version if events else version
+        return entries, Seen(who.client_id, version, position), len(events) == WATCH_AT_ONCE
+
+    def definitions(self) -> tuple[JourneyDefinition, ...]:
+        """Every definition that holds, by name."""
+        with self._store.snapshot() as reader:
+            return self._current(reader).all()
+
+    def variants(self, journey: str, top: int, now: int) -> tuple[Variants, int]:
+        """Channel sequences of one definition's journeys, or of clients' whole histories, and the position.
+
+        Raises: NotFoundError (JOURNEY_NOT_FOUND).
+        """
+        with self._store.snapshot() as reader:
+            position = reader.last_position()
+            if journey:
+                self._defined(reader, journey)
+                found = reader.scan(rows.JOURNEYS, prefix=rows.journey_prefix(journey))
+                return count_variants((rows.journey_way(key, value, now) for key, value in found), top), position
+            ways = (rows.client_way(key, value) for key, value in reader.scan(rows.CLIENTS))
+            return count_variants((way for way in ways if way.channels), top), position
+
+    def stats(self, journey: str, now: int) -> tuple[JourneyDefinition, JourneyCounts, int]:
+        """How the journeys of one definition went, and the position.
+
+        Raises: NotFoundError (JOURNEY_NOT_FOUND).
+        """
+        with self._store.snapshot() as reader:
+            definition = self._defined(reader, journey)
+            found = reader.scan(rows.JOURNEYS, prefix=rows.journey_prefix(journey))
+            ways = (rows.journey_way(key, value, now) for key, value in found)
+            return definition, count_journeys(definition, ways), reader.last_position()
+
+    def concerning(self, reader: Reader, client_id: str, interaction_ids: Sequence[str]) -> list[Recorded]:
+        """The events that concern a client (id or alias; empty: any) and interactions (empty: any), in log order."""
+        clients: set[str] = set()
+        if client_id:
+            who = self._directory.resolve(reader, client_id=client_id)
+            clients = {client_id, who.client_id, *who.alias_ids} - {""}
+        wanted = frozenset(interaction_ids)
+        if wanted and not client_id:
+            owners = reader.get_many(rows.OWNERS, [bytes.fromhex(each) for each in wanted])
+            for row in owners.values():
+                owner = rows.owner_of(row)
+                clients.update((owner.client_id, *owner.former))
+        streams = reader.read_streams([codec.stream_of(client) for client in clients])
+        events = [event for stream in streams.values() for event in stream]
+        if wanted:
+            events = [event for event in events if codec.interactions_of(event) & wanted]
+        return sorted(events, key=lambda event: event.position)
+
+    def _resolve(
+        self, reader: Reader, client_id: str, identifiers: Sequence[interaction_pb2.Identifier] = ()
+    ) -> Resolution:
+        resolution = self._directory.resolve(reader, client_id=client_id, identifiers=identifiers)
+        return known(resolution, client_id, len(identifiers))
+
+    def _record(self, reader: Reader, client_id: str) -> Record:
+        definitions = self._current(reader)
+        record = self._cache.get(client_id)
+        if record is None or record.definitions is not definitions:
+            record = Record(client_id, definitions, announcing=False)
+        events = reader.read_stream(codec.stream_of(client_id), after_version=record.version)
+        if events:
+            replay(record, events)
+        self._cache.keep(record)
+        return record
+
+    def _current(self, reader: Reader) -> Definitions:
+        generation = rows.number(reader.get(rows.META, rows.GENERATION))
+        if self._definitions[0] != generation:
+            self._definitions = (generation, read_definitions(reader))
+        return self._definitions[1]
+
+    def _defined(self, reader: Reader, journey: str) -> JourneyDefinition:
+        definition = self._current(reader).get(journey)
+        if definition is None:
+            raise NotFoundError(
+                "JOURNEY_NOT_FOUND",
+                f"no journey has the name {journey!r}: ListJourneys names them",
+                {"journey": journey},
+            )
+        return definition
+
+    def _aliases_with_handoffs(self, reader: Reader, who: Resolution) -> list[str]:
+        if not who.alias_ids:
+            return []
+        found = reader.get_many(rows.OFFERED, [bytes.fromhex(alias) for alias in who.alias_ids])
+        return sorted(key.hex() for key in found)
+
+    def _offered_to_aliases(self, reader: Reader, who: Resolution) -> list[Handoff]:
+        handoffs: list[Handoff] = []
+        for alias in self._aliases_with_handoffs(reader, who):
+            record = Record(alias, Definitions(), announcing=False)
+            replay(record, handed(reader.read_stream(codec.stream_of(alias))))
+            handoffs += record.handoffs.values()
+        return handoffs
