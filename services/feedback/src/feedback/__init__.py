@@ -1,0 +1,1 @@
+"""What clients say, sorted to the department that owns it, and the loop closed."""

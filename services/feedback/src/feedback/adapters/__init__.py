@@ -1,0 +1,1 @@
+"""How the application's ports meet the key store, the directory and files."""

@@ -1,0 +1,1 @@
+"""What feedback does with what arrives and what is asked, over the log and its tables."""

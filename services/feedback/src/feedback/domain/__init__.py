@@ -1,0 +1,1 @@
+"""What an item is about, who owns it, and whether the loop is closed: pure, time and ids arrive on the command."""

@@ -1,0 +1,1 @@
+"""How the world reaches feedback: gRPC, the bus and the clock."""
