@@ -1,0 +1,1 @@
+"""How scoring's records lie in the store."""

@@ -1,0 +1,1 @@
+"""What scoring does with what it hears and what it is asked."""

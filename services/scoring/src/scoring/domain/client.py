@@ -1,0 +1,648 @@
+"""One client's facts, and what each change of them adds to and takes from every figure.
+
+Every change is local: a contact touches its own lines, its neighbours on the same matter and the conversions after
+it. So a fact in order costs the same however long the history is, and a late one little more; what a sequence of
+changes adds up to is what the set of facts left at the end adds up to (law 3).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from scoring.domain import dimensions
+from scoring.domain.dimensions import Dims, Kind, single
+from scoring.domain.facts import IDENTIFIED, STAFF, CaseItem, Contact, FeedbackItem, FeedbackKind, JourneyItem
+from scoring.domain.formulas import effort, satisfaction
+from scoring.domain.formulas.attribution import CONVERSIONS, TOUCHES, Share, attribute, eligible
+from scoring.domain.formulas.nps import loyalty
+from scoring.domain.formulas.resolution import resolved
+from scoring.domain.metrics import Metrics
+from scoring.domain.tally import Counter, Line, Tally, of_subject
+
+CONTACTS: Line = ("volume", "", "n")
+STAFF_CONTACTS: Line = ("volume", "", "staff")
+CLIENTS: Line = ("clients", "", "n")
+MEASURED: Line = ("measurement_coverage", "", "k")
+FCR_N: Line = ("fcr", "", "n")
+FCR_K: Line = ("fcr", "", "k")
+ENDED: Line = ("completion_rate", "", "n")
+COMPLETED: Line = ("completion_rate", "", "k")
+OPEN: Line = ("completion_rate", "", "open")
+CASES: Line = ("cases", "", "n")
+FEEDBACK: Line = ("feedback", "", "n")
+CONVERTED: Line = ("conversions", "", "n")
+UNATTRIBUTED: Line = ("conversions", "", "unattributed")
+DEFAULT_WEIGHT = 1_000_000
+
+_METRIC = {
+    FeedbackKind.NPS.value: "nps",
+    FeedbackKind.CSAT.value: "csat",
+    FeedbackKind.CES.value: "ces",
+    FeedbackKind.REVIEW.value: "review_mean",
+}
+_OWN_SCALE = {
+    FeedbackKind.NPS.value: (0, 10),
+    FeedbackKind.CSAT.value: satisfaction.OWN_SCALE,
+    FeedbackKind.CES.value: effort.OWN_SCALE,
+    FeedbackKind.REVIEW.value: satisfaction.OWN_SCALE,
+}
+
+
+class Facts(NamedTuple):
+    """All that is known of one client, in canonical order: what is stored and what is digested."""
+
+    contacts: list[Contact]
+    feedback: list[FeedbackItem]
+    cases: list[CaseItem]
+    journeys: list[JourneyItem]
+
+
+class Answer(NamedTuple):
+    """A valid answer: which metric it answers, on which scale."""
+
+    metric: str
+    scale_min: int
+    scale_max: int
+    score: int
+
+
+def answer(item: FeedbackItem) -> Answer | None:
+    """The valid answer in an item of feedback; none where it has no score, or one outside its scale."""
+    metric = _METRIC.get(item.kind)
+    if metric is None or item.score is None:
+        return None
+    low, high = (item.scale_min, item.scale_max) if item.scale_min != item.scale_max else _OWN_SCALE[item.kind]
+    if not low <= item.score <= high or (metric == "nps" and (low, high) != (0, 10)):
+        return None
+    return Answer(metric, low, high, item.score)
+
+
+@lru_cache(maxsize=4_096)
+def _answer_line(metric: str, aspect: str, low: int, high: int, score: int) -> Line:
+    return (metric, aspect, f"{low}:{high}:{score}")
+
+
+@lru_cache(maxsize=1_024)
+def _amounts(metric: str, currency: str) -> tuple[Line, Line]:
+    return (metric, currency, "n"), (metric, currency, "micros")
+
+
+@lru_cache(maxsize=1_024)
+def _credit_lines(model: str, currency: str) -> tuple[Line, Line, Line, Line]:
+    metric = f"attribution_{model}"
+    return (metric, "", "n"), (metric, "", "micros"), (metric, currency, "micros"), (metric, currency, "value")
+
+
+@lru_cache(maxsize=16_384)
+def _board(channel: str, campaign: str) -> Dims:
+    return single(Kind.CREDIT.value, f"{channel}\x1f{campaign}")
+
+
+@lru_cache(maxsize=1_024)
+def _shares(metric: str) -> tuple[Line, Line]:
+    return (metric, "", "n"), (metric, "", "k")
+
+
+def _money(contact: Contact, row: dict[Line, int], sign: int) -> None:
+    """Value and cost, each in its currency; where both are in one, so that contacts with either can be counted."""
+    value, cost = contact.value_currency, contact.cost_currency
+    if value:
+        count, total = _amounts("value", value)
+        row[count] = row.get(count, 0) + sign
+        row[total] = row.get(total, 0) + sign * contact.value
+    if cost:
+        count, total = _amounts("cost", cost)
+        row[count] = row.get(count, 0) + sign
+        row[total] = row.get(total, 0) + sign * contact.cost
+        if cost == value:
+            both: Line = ("cost", cost, "with_value")
+            row[both] = row.get(both, 0) + sign
+
+
+class Client:
+    """One client's facts with the indexes that keep every change local."""
+
+    __slots__ = (
+        "cases",
+        "chains",
+        "client_id",
+        "contacts",
+        "conversions",
+        "feedback",
+        "identified",
+        "in_cases",
+        "items_on",
+        "journeys",
+        "measured",
+        "on_journeys",
+        "order",
+        "seen",
+        "staff",
+        "subjects",
+        "touches",
+    )
+
+    def __init__(self, client_id: str) -> None:
+        self.client_id = client_id
+        # Contacts by id, and those of staff apart: they are no contacts of the client.
+        self.contacts: dict[str, Contact] = {}
+        self.staff: dict[str, Contact] = {}
+        self.feedback: dict[str, FeedbackItem] = {}
+        self.cases: dict[str, CaseItem] = {}
+        self.journeys: dict[str, JourneyItem] = {}
+        # How many contacts carry an identifier: none, and nobody knows who it is.
+        self.identified = 0
+        # All contacts; those on each matter and in each case; touches; conversions: in canonical order.
+        self.order: list[Contact] = []
+        self.chains: dict[str, list[Contact]] = {}
+        self.in_cases: dict[str, list[Contact]] = {}
+        self.touches: list[Contact] = []
+        self.conversions: list[Contact] = []
+        # Contacts per set of subjects, and such sets per subject.
+        self.seen: dict[tuple[dimensions.Subject, ...], int] = {}
+        self.subjects: dict[dimensions.Subject, int] = {}
+        # Scored answers, items of feedback and journeys per interaction.
+        self.measured: dict[str, int] = {}
+        self.items_on: dict[str, list[str]] = {}
+        self.on_journeys: dict[str, dict[str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.contacts) + len(self.staff) + len(self.feedback) + len(self.cases) + len(self.journeys)
+
+    def clear(self, tally: Tally, metrics: Metrics) -> None:
+        """Forgets everything, and takes all of it from the tally."""
+        for interaction_id in (*self.contacts, *self.staff):
+            self.withdraw_contact(interaction_id, tally, metrics)
+        for feedback_id in list(self.feedback):
+            self.withdraw_feedback(feedback_id, tally)
+        for case in list(self.cases.values()):
+            self.note_case(case._replace(state="withdrawn"), tally)
+        for journey in list(self.journeys.values()):
+            self.note_journey(journey._replace(state="retracted"), tally, metrics)
+
+    def facts(self) -> Facts:
+        """Everything known, sorted."""
+        return Facts(
+            sorted((*self.contacts.values(), *self.staff.values())),
+            sorted(self.feedback.values(), key=lambda item: (item.at, item.feedback_id)),
+            sorted(self.cases.values()),
+            sorted(self.journeys.values()),
+        )
+
+    def counters(self, metrics: Metrics | None = None) -> dict[Counter, int]:
+        """All that the client counts for, cases by its own last contact in them."""
+        tally, own = Tally(), metrics or Metrics()
+        restore(self.client_id, self.facts(), own, tally)
+        for changes in tally.case_ends.values():
+            move_case_end({}, changes, tally, own)
+        return tally.counters()
+
+    # -- contacts
+
+    def note_contact(self, contact: Contact, tally: Tally, metrics: Metrics) -> None:
+        """Adds a contact, in order or late. One that is known is left alone: its content never changes."""
+        interaction_id = contact.interaction_id
+        if interaction_id in self.contacts or interaction_id in self.staff:
+            return
+        if contact.flags & STAFF:
+            self.staff[interaction_id] = contact
+            tally.add(dimensions.of_contact(contact), STAFF_CONTACTS, 1)
+            return
+        if contact.flags & IDENTIFIED:
+            self.identified += 1
+            if self.identified == 1:
+                self._all_chains(tally, 1)
+        self._last_contact(tally, metrics, -1)
+        self.contacts[interaction_id] = contact
+        insort(self.order, contact)
+        self._last_contact(tally, metrics, 1)
+        for dims in self.dims(contact):
+            self._contact(contact, dims, tally, metrics, 1)
+        if contact.matter:
+            self._join_chain(contact, tally)
+        if contact.case_id:
+            insort(self.in_cases.setdefault(contact.case_id, []), contact)
+            self._end_case(contact.case_id, tally)
+        if contact.kind in TOUCHES:
+            self._move_touch(contact, tally, present=True)
+        if contact.kind in CONVERSIONS:
+            insort(self.conversions, contact)
+            self._conversion(contact, tally, 1)
+
+    def withdraw_contact(self, interaction_id: str, tally: Tally, metrics: Metrics) -> None:
+        """Takes a contact away as if it had never been noted."""
+        staff = self.staff.pop(interaction_id, None)
+        if staff is not None:
+            tally.add(dimensions.of_contact(staff), STAFF_CONTACTS, -1)
+        contact = self.contacts.get(interaction_id)
+        if contact is None:
+            return
+        if contact.kind in CONVERSIONS:
+            self._conversion(contact, tally, -1)
+            self.conversions.remove(contact)
+        if contact.kind in TOUCHES:
+            self._move_touch(contact, tally, present=False)
+        if contact.case_id:
+            self.in_cases[contact.case_id].remove(contact)
+            self._end_case(contact.case_id, tally)
+        if contact.matter:
+            self._leave_chain(contact, tally)
+        for dims in self.dims(contact):
+            self._contact(contact, dims, tally, metrics, -1)
+        self._last_contact(tally, metrics, -1)
+        del self.contacts[interaction_id]
+        del self.order[bisect_left(self.order, contact)]
+        self._last_contact(tally, metrics, 1)
+        if contact.flags & IDENTIFIED:
+            self.identified -= 1
+            if self.identified == 0:
+                self._all_chains(tally, -1)
+
+    def dims(self, contact: Contact) -> tuple[Dims, ...]:
+        """The subjects that the contact counts for, the journeys that it lies on among them."""
+        journeys = self.on_journeys.get(contact.interaction_id)
+        if journeys is None:
+            return (dimensions.of_contact(contact),)
+        return (
+            dimensions.of_contact(contact),
+            *(single(Kind.JOURNEY.value, journey) for journey in journeys),
+        )
+
+    def _contact(self, contact: Contact, dims: Dims, tally: Tally, metrics: Metrics, sign: int) -> None:
+        row = tally.row(dims)
+        row[CONTACTS] = row.get(CONTACTS, 0) + sign
+        self._seen(dims, tally, sign)
+        if contact.interaction_id in self.measured:
+            row[MEASURED] = row.get(MEASURED, 0) + sign
+        if contact.value_currency or contact.cost_currency:
+            _money(contact, row, sign)
+        if contact.wait:
+            wait: Line = ("wait_time", "", contact.wait)
+            row[wait] = row.get(wait, 0) + sign
+        if contact.handling:
+            handling: Line = ("handling_time", "", contact.handling)
+            row[handling] = row.get(handling, 0) + sign
+        for metric in metrics.of_contacts:
+            if metric.population.holds(contact):
+                population, numerator = _shares(metric.metric)
+                tally.add(dims, population, sign)
+                if metric.numerator.holds(contact):
+                    tally.add(dims, numerator, sign)
+
+    def _seen(self, dims: Dims, tally: Tally, sign: int) -> None:
+        """Counts the client once for every subject that it has contacts of."""
+        count = self.seen.get(dims.subjects, 0) + sign
+        if count:
+            self.seen[dims.subjects] = count
+            if count != 1 or sign < 0:
+                return
+        else:
+            del self.seen[dims.subjects]
+        subjects = self.subjects
+        for subject in dims.subjects:
+            ways = subjects.get(subject, 0) + sign
+            if ways:
+                subjects[subject] = ways
+                if ways != 1 or sign < 0:
+                    continue
+            else:
+                del subjects[subject]
+            tally.add(single(*subject), CLIENTS, sign)
+
+    def last_contact(self) -> Contact | None:
+        """The last contact in canonical order."""
+        return self.order[-1] if self.order else None
+
+    def _last_contact(self, tally: Tally, metrics: Metrics, sign: int) -> None:
+        if metrics.of_clients and self.order:
+            add_shares(self.order[-1], tally, metrics, sign, cases=False)
+
+    # -- first contact resolution
+
+    def _join_chain(self, contact: Contact, tally: Tally) -> None:
+        chain = self.chains.setdefault(contact.matter, [])
+        at = bisect_left(chain, contact)
+        before = chain[at - 1] if at else None
+        after = chain[at] if at < len(chain) else None
+        chain.insert(at, contact)
+        if self.identified:
+            self._neighbours(before, contact, after, tally, 1)
+
+    def _leave_chain(self, contact: Contact, tally: Tally) -> None:
+        chain = self.chains[contact.matter]
+        at = bisect_left(chain, contact)
+        before = chain[at - 1] if at else None
+        after = chain[at + 1] if at + 1 < len(chain) else None
+        del chain[at]
+        if self.identified:
+            self._neighbours(before, contact, after, tally, -1)
+
+    def _neighbours(
+        self, before: Contact | None, contact: Contact, after: Contact | None, tally: Tally, sign: int
+    ) -> None:
+        """What a contact between two others counts, and what it changes about the one before it."""
+        after_at = after.at if after is not None else None
+        stands = resolved(contact.at, after_at)
+        for dims in self.dims(contact):
+            row = tally.row(dims)
+            row[FCR_N] = row.get(FCR_N, 0) + sign
+            if stands:
+                row[FCR_K] = row.get(FCR_K, 0) + sign
+        if before is not None and resolved(before.at, after_at) and not resolved(before.at, contact.at):
+            for dims in self.dims(before):
+                tally.add(dims, FCR_K, -sign)
+
+    def resolutions(self) -> Iterator[tuple[Contact, bool]]:
+        """Contacts that count for first contact resolution, and whether each stands resolved; by matter, then time."""
+        if not self.identified:
+            return
+        for matter in sorted(self.chains):
+            chain = self.chains[matter]
+            for at, contact in enumerate(chain):
+                yield contact, resolved(contact.at, chain[at + 1].at if at + 1 < len(chain) else None)
+
+    def is_resolved(self, contact: Contact) -> bool | None:
+        """Whether the contact stands resolved; None where it does not count."""
+        if not self.identified or not contact.matter:
+            return None
+        chain = self.chains[contact.matter]
+        at = bisect_left(chain, contact) + 1
+        return resolved(contact.at, chain[at].at if at < len(chain) else None)
+
+    def _all_chains(self, tally: Tally, sign: int) -> None:
+        """The client became known, or is not any more: every contact on a matter starts or stops to count."""
+        for chain in self.chains.values():
+            for at, contact in enumerate(chain):
+                stands = resolved(contact.at, chain[at + 1].at if at + 1 < len(chain) else None)
+                for dims in self.dims(contact):
+                    tally.add(dims, FCR_N, sign)
+                    if stands:
+                        tally.add(dims, FCR_K, sign)
+
+    # -- cases as contacts name them
+
+    def _end_case(self, case_id: str, tally: Tally) -> None:
+        chain = self.in_cases[case_id]
+        if chain:
+            tally.case_ends.setdefault(case_id, {})[self.client_id] = chain[-1]
+        else:
+            del self.in_cases[case_id]
+            tally.case_ends.setdefault(case_id, {})[self.client_id] = None
+
+    # -- conversions
+
+    def _move_touch(self, touch: Contact, tally: Tally, *, present: bool) -> None:
+        after = self.conversions[bisect_left(self.conversions, touch) :]
+        for conversion in after:
+            self._conversion(conversion, tally, -1)
+        if present:
+            insort(self.touches, touch)
+        else:
+            self.touches.remove(touch)
+        for conversion in after:
+            self._conversion(conversion, tally, 1)
+
+    def shares(self, conversion: Contact) -> dict[str, tuple[Share, ...]]:
+        """How the conversion's credit is shared now, by model."""
+        return attribute(conversion, eligible(conversion, self.touches))
+
+    def _conversion(self, conversion: Contact, tally: Tally, sign: int) -> None:
+        everything = single(*dimensions.ALL)
+        tally.add(everything, CONVERTED, sign)
+        shares = self.shares(conversion)
+        key = (self.client_id, conversion.interaction_id)
+        known = tally.credits.get(key)
+        if sign > 0:
+            tally.credits[key] = ({} if known is None else known[0], shares)
+        else:
+            tally.credits[key] = (shares if known is None else known[0], {})
+        if not shares:
+            tally.add(everything, UNATTRIBUTED, sign)
+            return
+        currency = conversion.value_currency
+        for model, parts in shares.items():
+            count, total, credit_line, value_line = _credit_lines(model, currency)
+            for subject, credit in credited(parts).items():
+                row = tally.row(single(*subject))
+                row[count] = row.get(count, 0) + sign
+                row[total] = row.get(total, 0) + sign * credit
+            for touch, credit, value in parts:
+                row = tally.row(_board(touch.channel, touch.campaign))
+                row[credit_line] = row.get(credit_line, 0) + sign * credit
+                if value:
+                    row[value_line] = row.get(value_line, 0) + sign * value
+
+    # -- feedback
+
+    def note_feedback(self, item: FeedbackItem, tally: Tally) -> None:
+        """Adds an item of feedback, or replaces it by what is known of it now."""
+        known = self.feedback.get(item.feedback_id)
+        if known == item:
+            return
+        if known is not None:
+            self.withdraw_feedback(item.feedback_id, tally)
+        self.feedback[item.feedback_id] = item
+        self._feedback(item, tally, 1)
+
+    def withdraw_feedback(self, feedback_id: str, tally: Tally) -> None:
+        """Takes an item of feedback away as if it had never been noted."""
+        item = self.feedback.pop(feedback_id, None)
+        if item is not None:
+            self._feedback(item, tally, -1)
+
+    def _feedback(self, item: FeedbackItem, tally: Tally, sign: int) -> None:
+        given = answer(item)
+        self._answer(item, given, dimensions.of_feedback(item), tally, sign)
+        interaction_id = item.interaction_id
+        if not interaction_id:
+            return
+        if sign > 0:
+            self.items_on.setdefault(interaction_id, []).append(item.feedback_id)
+        else:
+            self.items_on[interaction_id].remove(item.feedback_id)
+            if not self.items_on[interaction_id]:
+                del self.items_on[interaction_id]
+        for journey in self.on_journeys.get(interaction_id, ()):
+            self._answer(item, given, single(Kind.JOURNEY.value, journey), tally, sign)
+        if given is None:
+            return
+        count = self.measured.get(interaction_id, 0) + sign
+        if count:
+            self.measured[interaction_id] = count
+        else:
+            del self.measured[interaction_id]
+        if count == 0 or (count == 1 and sign == 1):
+            contact = self.contacts.get(interaction_id)
+            if contact is not None:
+                for dims in self.dims(contact):
+                    tally.add(dims, MEASURED, sign)
+
+    @staticmethod
+    def _answer(item: FeedbackItem, given: Answer | None, dims: Dims, tally: Tally, sign: int) -> None:
+        tally.add(dims, FEEDBACK, sign)
+        if given is None:
+            return
+        tally.add(dims, _answer_line(given.metric, item.aspect, given.scale_min, given.scale_max, given.score), sign)
+        if given.metric == "nps":
+            weight = item.weight or DEFAULT_WEIGHT
+            tally.add(dims, ("nps_weighted", item.aspect, "n"), sign)
+            tally.add(dims, ("nps_weighted", item.aspect, loyalty(given.score).value), sign * weight)
+            tally.add(dims, ("nps_weighted", item.aspect, "squares"), sign * weight * weight)
+
+    # -- cases and journeys
+
+    def note_case(self, case: CaseItem, tally: Tally) -> None:
+        """Replaces what is known of a case; a withdrawn one counts no more."""
+        known = self.cases.pop(case.case_id, None)
+        if known is not None:
+            self._case(known, tally, -1)
+        if case.state != "withdrawn":
+            self.cases[case.case_id] = case
+            self._case(case, tally, 1)
+
+    @staticmethod
+    def _case(case: CaseItem, tally: Tally, sign: int) -> None:
+        dims = dimensions.of_case(case)
+        tally.add(dims, CASES, sign)
+        if case.acknowledged_at:
+            tally.add(dims, ("response_time", "", max(0, case.acknowledged_at - case.opened_at)), sign)
+        if case.resolved_at:
+            tally.add(dims, ("resolution_time", "", max(0, case.resolved_at - case.opened_at)), sign)
+
+    def note_journey(self, journey: JourneyItem, tally: Tally, metrics: Metrics) -> None:
+        """Replaces what is known of a journey; a retracted one counts no more."""
+        known = self.journeys.pop(journey.journey_id, None)
+        now = None if journey.state == "retracted" else journey
+        if known is not None:
+            self._journey(known, tally, -1)
+        if now is not None:
+            self.journeys[journey.journey_id] = now
+            self._journey(now, tally, 1)
+        before = frozenset(known.interaction_ids) if known is not None else frozenset[str]()
+        after = frozenset(now.interaction_ids) if now is not None else frozenset[str]()
+        for interaction_id in before - after:
+            self._on_journey(interaction_id, journey.journey, tally, metrics, -1)
+        for interaction_id in after - before:
+            self._on_journey(interaction_id, journey.journey, tally, metrics, 1)
+
+    @staticmethod
+    def _journey(journey: JourneyItem, tally: Tally, sign: int) -> None:
+        dims = dimensions.of_journey(journey)
+        if journey.state == "started":
+            tally.add(dims, OPEN, sign)
+            return
+        tally.add(dims, ENDED, sign)
+        if journey.state == "completed":
+            tally.add(dims, COMPLETED, sign)
+
+    def _on_journey(self, interaction_id: str, journey: str, tally: Tally, metrics: Metrics, sign: int) -> None:
+        journeys = self.on_journeys.setdefault(interaction_id, {})
+        count = journeys.get(journey, 0) + sign
+        if count:
+            journeys[journey] = count
+        else:
+            del journeys[journey]
+            if not journeys:
+                del self.on_journeys[interaction_id]
+        if count != 0 and not (count == 1 and sign == 1):
+            return
+        dims = single(Kind.JOURNEY.value, journey)
+        contact = self.contacts.get(interaction_id)
+        if contact is not None:
+            self._contact(contact, dims, tally, metrics, sign)
+            stands = self.is_resolved(contact)
+            if stands is not None:
+                tally.add(dims, FCR_N, sign)
+                if stands:
+                    tally.add(dims, FCR_K, sign)
+        for feedback_id in self.items_on.get(interaction_id, ()):
+            item = self.feedback[feedback_id]
+            self._answer(item, answer(item), dims, tally, sign)
+
+
+def credited(parts: Sequence[Share]) -> dict[dimensions.Subject, int]:
+    """Credit of one conversion by subject: everything, and each touch's channel and campaign."""
+    everything, channel_kind, campaign_kind = dimensions.ALL, Kind.CHANNEL.value, Kind.CAMPAIGN.value
+    sums: dict[dimensions.Subject, int] = {everything: 0}
+    for touch, credit, _ in parts:
+        sums[everything] += credit
+        channel = (channel_kind, touch.channel)
+        sums[channel] = sums.get(channel, 0) + credit
+        if touch.campaign:
+            campaign = (campaign_kind, touch.campaign)
+            sums[campaign] = sums.get(campaign, 0) + credit
+    return sums
+
+
+def add_shares(contact: Contact, tally: Tally, metrics: Metrics, sign: int, *, cases: bool) -> None:
+    """Counts a unit (case or client) by its last contact, for the metrics over that unit."""
+    dims = dimensions.of_contact(contact)
+    for metric in metrics.of_cases if cases else metrics.of_clients:
+        if metric.population.holds(contact):
+            population, numerator = _shares(metric.metric)
+            tally.add(dims, population, sign)
+            if metric.numerator.holds(contact):
+                tally.add(dims, numerator, sign)
+
+
+def backfill(client: Client, tally: Tally, metrics: Metrics) -> None:
+    """Counts the client's contacts, and the client, for metrics that were defined after them; cases are counted
+    apart.
+    """
+    for contact in client.order:
+        for metric in metrics.of_contacts:
+            if metric.population.holds(contact):
+                population, numerator = _shares(metric.metric)
+                met = metric.numerator.holds(contact)
+                for dims in client.dims(contact):
+                    tally.add(dims, population, 1)
+                    if met:
+                        tally.add(dims, numerator, 1)
+    last = client.last_contact()
+    if last is not None:
+        add_shares(last, tally, metrics, 1, cases=False)
+
+
+def backfill_case(ends: dict[str, Contact], tally: Tally, metrics: Metrics) -> None:
+    """Counts a case, by its last contact of all clients', for metrics that were defined after it."""
+    last = max(ends.values(), default=None)
+    if last is not None:
+        add_shares(last, tally, metrics, 1, cases=True)
+
+
+def own_counters(client: Client, metrics: Metrics) -> dict[Line, int]:
+    """What the client's own scorecard counts: everything, over this client alone."""
+    return of_subject(client.counters(metrics), dimensions.ALL)
+
+
+def move_case_end(
+    ends: dict[str, Contact], changes: dict[str, Contact | None], tally: Tally, metrics: Metrics
+) -> dict[str, Contact]:
+    """One case's last contact per client after the changes; the last of all is what the case counts by."""
+    after = {client: contact for client, contact in {**ends, **changes}.items() if contact is not None}
+    old = max(ends.values(), default=None)
+    new = max(after.values(), default=None)
+    if old != new:
+        if old is not None:
+            add_shares(old, tally, metrics, -1, cases=True)
+        if new is not None:
+            add_shares(new, tally, metrics, 1, cases=True)
+    return after
+
+
+def restore(client_id: str, facts: Facts, metrics: Metrics, tally: Tally | None = None) -> Client:
+    """The client that the facts make; `tally` receives all that they count."""
+    client = Client(client_id)
+    into = tally if tally is not None else Tally()
+    for contact in facts.contacts:
+        client.note_contact(contact, into, metrics)
+    for item in facts.feedback:
+        client.note_feedback(item, into)
+    for case in facts.cases:
+        client.note_case(case, into)
+    for journey in facts.journeys:
+        client.note_journey(journey, into, metrics)
+    return client

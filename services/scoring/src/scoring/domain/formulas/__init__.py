@@ -1,0 +1,1 @@
+"""One formula a module, each with its source."""

@@ -1,0 +1,285 @@
+"""Scoring's laws: order, repetition and batching change nothing, and a replay of its own log agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from scoring_upstream import DAY, Ears, Log, MemoryStore, Upstream, client_id, live, replayed, state_digest
+
+from scoring.domain.client import Facts, restore
+from scoring.domain.facts import Contact
+from scoring.domain.metrics import Condition, MetricDefinition, Metrics, Unit
+from scoring.domain.tally import Tally
+from throughline.feedback.v1 import events_pb2 as feedback
+from throughline.ingestion.v1 import interaction_pb2 as interaction
+from throughline.journey.v1 import events_pb2 as journey
+from throughline_kernel import Recorded, hex_id
+
+CLIENTS = ("ann", "bob", "cy")
+Step = tuple[str, int, int, int]
+
+
+def story(steps: list[Step]) -> Upstream:
+    """Three logs that hang together, from a few small numbers."""
+    up = Upstream()
+    starts: dict[str, Recorded] = {}
+    owner: dict[str, str] = {}
+    for number, (what, who, where, day) in enumerate(steps):
+        client, name, at = CLIENTS[who % 3], f"i{where}", day * DAY // 2
+        match what:
+            case "contact":
+                name = f"i{number}"
+                kinds = ("visit", "purchase", "campaign_sent", "call")
+                up.attributed(
+                    client,
+                    name,
+                    at,
+                    kind=kinds[where % 4],
+                    channel=("web", "phone", "store")[where % 3],
+                    touchpoint=("", "home")[where % 2],
+                    campaign_id=("", "spring")[where % 2],
+                    matter=("", "bill", "bill")[where % 3],
+                    case_id=("", "c1")[day % 2],
+                    wait_time=where,
+                    value=interaction.Money(micros=10 * where, currency=("USD", "EUR")[day % 2]),
+                    cost=interaction.Money(micros=where, currency="USD"),
+                    subject_type=2 if where == 7 else 1,
+                    identifiers=[]
+                    if where == 6
+                    else [
+                        interaction.IdentifierHash(
+                            type="card", hash=b"x" * 32, shape=interaction.IDENTIFIER_SHAPE_NORMAL
+                        )
+                    ],
+                )
+                owner[name] = client
+            case "moved" if owner:
+                name = sorted(owner)[where % len(owner)]
+                up.reattributed(client, owner[name], name)
+                owner[name] = client
+            case "answer":
+                on = sorted(owner)[where % len(owner)] if owner else ""
+                kind = (1, 2, 3, 4, 5)[where % 5]
+                up.received(client, f"f{where}", at, on, kind=kind, score=where % 6 + 1, weight_micros=day * 100_000)
+            case "moved_answer":
+                up.reassigned(client, "ann", f"f{where}", len(up.identity.events))
+            case "sorted" if any(
+                event.event_id.hex() == hex_id("feedback", f"f{where}") for event in up.feedback.events
+            ):
+                up.classified(client, f"f{where}", *(("desk", "shop")[: day % 3]))
+            case "case":
+                kinds_of_steps: list[tuple[type[Any], dict[str, Any]]] = [
+                    (feedback.CaseOpened, {"department": "desk", "channel": "web"}),
+                    (feedback.CaseAcknowledged, {}),
+                    (feedback.CaseResolved, {}),
+                    (feedback.CaseReopened, {}),
+                    (feedback.CaseWithdrawn, {}),
+                    (feedback.CaseReassigned, {"department": "shop"}),
+                ]
+                kind_of_step, fields = kinds_of_steps[where % 6]
+                up.case(kind_of_step, client, f"{client}-case", at, **fields)
+            case "journey":
+                on = sorted(owner)[where % len(owner)] if owner else ""
+                kind_of_step = (
+                    journey.JourneyStarted,
+                    journey.StageReached,
+                    journey.JourneyCompleted,
+                    journey.JourneyAbandoned,
+                )[where % 4]
+                starts[client] = up.on_journey(kind_of_step, client, f"{client}-journey", at, on)
+            case "retracted" if client in starts:
+                up.retracted(client, starts[client])
+            case _:
+                pass
+    return up
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["contact"] * 6
+            + [
+                "moved",
+                "moved",
+                "answer",
+                "answer",
+                "moved_answer",
+                "sorted",
+                "case",
+                "case",
+                "journey",
+                "journey",
+                "retracted",
+            ]
+        ),
+        st.integers(0, 2),
+        st.integers(0, 7),
+        st.integers(0, 40),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+def heard(run: Callable[[Ears], None], held_facts: int = 1_000) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The live state after the run, and that of a replay of the log it left."""
+    store = MemoryStore()
+    run(Ears(store, held_facts))
+    return live(store), replayed(store.log)
+
+
+def shuffled(up: Upstream, data: st.DataObject) -> Callable[[Ears], None]:
+    """Every event of every log, some twice, in any order and in batches of any size."""
+    events = [(log.service, event) for log in (up.identity, up.feedback, up.journey) for event in log.events]
+    again = data.draw(st.lists(st.sampled_from(events), max_size=10)) if events else []
+    order = data.draw(st.permutations([*events, *again]))
+
+    def run(ears: Ears) -> None:
+        left = list(order)
+        while left:
+            service = left[0][0]
+            size = data.draw(st.integers(1, 8))
+            batch: list[Recorded] = []
+            while left and left[0][0] == service and len(batch) < size:
+                batch.append(left.pop(0)[1])
+            ears.hear(service, batch)
+
+    return run
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(STEPS, st.data())
+def test_law_3_any_order_repetition_and_batching_leave_one_state(steps: list[Step], data: st.DataObject) -> None:
+    """The same digest whatever the order of arrival, also when hardly anything is held in memory."""
+    up = story(steps)
+    expected, replay = heard(lambda ears: ears.hear_all(up))
+    assert replay == expected
+    state, replay = heard(shuffled(up, data), held_facts=1)
+    assert state == expected
+    assert replay == expected
+    assert state_digest(state) == state_digest(expected)
+
+
+def interleaved(logs: list[Log], data: st.DataObject) -> Callable[[Ears], None]:
+    """Each log in its own order, chunks repeated, the logs in any order among each other: what the bus can do."""
+
+    def run(ears: Ears) -> None:
+        reached = dict.fromkeys((log.service for log in logs), 0)
+        while left := [log for log in logs if reached[log.service] < len(log.events)]:
+            log = data.draw(st.sampled_from(left))
+            start = data.draw(st.integers(0, reached[log.service]))
+            end = data.draw(st.integers(reached[log.service] + 1, len(log.events)))
+            ears.hear(log.service, log.events[start:end])
+            reached[log.service] = end
+
+    return run
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(STEPS, st.integers(0, 2), STEPS, st.data())
+def test_law_3_a_forgotten_client_is_gone_whatever_came_first(
+    before: list[Step], who: int, after: list[Step], data: st.DataObject
+) -> None:
+    """Every log drops the client; what came after counts, what came before does not, in any interleaving."""
+    up = story(before)
+    client = CLIENTS[who]
+    up.forgotten(client)
+    up.feedback.add(feedback.ClientDropped(client_id=client_id(client), identity_position=1))
+    up.journey.add(journey.ClientDropped(client_id=client_id(client), identity_position=1))
+    later = story([("contact", who, 1, 3), *after])
+    for log, more in ((up.identity, later.identity), (up.feedback, later.feedback), (up.journey, later.journey)):
+        known = {event.event_id for event in log.events}
+        for event in more.events:
+            if event.event_id not in known:
+                log.events.append(
+                    Recorded(
+                        len(log.events) + 1,
+                        event.stream_id,
+                        event.version,
+                        event.type,
+                        event.event_id,
+                        1,
+                        event.occurred_at,
+                        event.recorded_at,
+                        "",
+                        "",
+                        "",
+                        event.payload,
+                    )
+                )
+    expected, replay = heard(lambda ears: ears.hear_all(up))
+    assert replay == expected
+    state, replay = heard(interleaved([up.identity, up.feedback, up.journey], data), held_facts=1)
+    assert state == expected
+    assert replay == expected
+
+
+CONTACTS = st.lists(
+    st.tuples(
+        st.integers(0, 30), st.sampled_from(["visit", "purchase", "campaign_sent"]), st.sampled_from(["", "bill"])
+    ),
+    max_size=12,
+)
+METRICS = Metrics.of(
+    [
+        MetricDefinition("per_contact", 1, "n", "d", Unit.CONTACT, Condition(), Condition(kinds=frozenset({"visit"}))),
+        MetricDefinition("per_client", 1, "n", "d", Unit.CLIENT, Condition(), Condition(kinds=frozenset({"visit"}))),
+    ]
+)
+
+
+def contact(number: int, day: int, kind: str, matter: str) -> Contact:
+    return Contact(
+        day * DAY,
+        "s",
+        0,
+        f"{number:032x}",
+        "web",
+        "",
+        kind,
+        "",
+        "",
+        matter,
+        "",
+        day,
+        "USD",
+        0,
+        "",
+        0,
+        day,
+        4 if number % 3 else 0,
+        b"",
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(CONTACTS, st.data())
+@example([(1, "purchase", "bill"), (1, "visit", "bill")], None)
+def test_incremental_changes_add_up_to_what_is_left(
+    given_contacts: list[tuple[int, str, str]], data: st.DataObject | None
+) -> None:
+    """Noting and withdrawing in any order counts as if only what is left had ever been noted."""
+    contacts = [contact(number, *each) for number, each in enumerate(given_contacts)]
+    order = data.draw(st.permutations(contacts)) if data is not None else contacts
+    gone = data.draw(st.sets(st.sampled_from(contacts))) if data is not None and contacts else set[Contact]()
+    tally = Tally()
+    client = restore("0" * 32, Facts([], [], [], []), METRICS)
+    for each in order:
+        client.note_contact(each, tally, METRICS)
+    for each in gone:
+        client.withdraw_contact(each.interaction_id, tally, METRICS)
+    left = [each for each in contacts if each not in gone]
+    expected = Tally()
+    restore("0" * 32, Facts(left, [], [], []), METRICS, expected)
+    assert tally.counters() == expected.counters()
+    by_hand = [
+        not any(other.matter == each.matter and each < other and other.at - each.at <= 7 * DAY for other in left)
+        for each in left
+        if each.matter and any(other.flags & 4 for other in left)
+    ]
+    counters = expected.counters()
+    assert counters.get((1, "", "fcr", "", "n"), 0) == len(by_hand)
+    assert counters.get((1, "", "fcr", "", "k"), 0) == sum(by_hand)
