@@ -1,0 +1,182 @@
+"""`Throughline`: one client for the five services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+
+from throughline.eventlog.v1 import eventlog_pb2
+from throughline.feedback.v1 import feedback_pb2
+from throughline.identity.v1 import identity_pb2
+from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
+from throughline.journey.v1 import journey_pb2
+from throughline.scoring.v1 import scoring_pb2
+from throughline_client.endpoints import SERVICES, Endpoints
+from throughline_client.sdk.feedback import FeedbackClient
+from throughline_client.sdk.identity import IdentityClient
+from throughline_client.sdk.ingestion import IngestionClient
+from throughline_client.sdk.journey import JourneyClient
+from throughline_client.sdk.logs import LogClient
+from throughline_client.sdk.recording import Verdicts
+from throughline_client.sdk.scoring import ScoringClient
+from throughline_rpc import RemoteRefusal, open_channel
+
+_LOG_SERVICE: ServiceDescriptor = eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"]
+_DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
+    "ingestion": ingestion_pb2.DESCRIPTOR.services_by_name["IngestionService"],
+    "identity": identity_pb2.DESCRIPTOR.services_by_name["IdentityService"],
+    "journey": journey_pb2.DESCRIPTOR.services_by_name["JourneyService"],
+    "feedback": feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
+    "scoring": scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"],
+}
+# Sealed answers are read from ingestion this many at a time.
+_READS = 16
+
+
+class Throughline:
+    """Talks to the five services; use it in an `async with`, or close it.
+
+    Addresses are found as `Endpoints.find` says. Channels open on first use, so that a client for one service needs
+    one address.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str] | None = None,
+        *,
+        data: Path | str | None = None,
+        endpoints: Endpoints | None = None,
+    ) -> None:
+        self.endpoints = endpoints or Endpoints.find(addresses, data)
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all channels; calls under way are cancelled."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close()
+
+    def channel(self, service: str) -> grpc.aio.Channel:
+        """The channel to a service, opened on first use. Raises: EndpointError."""
+        channel = self._channels.get(service)
+        if channel is None:
+            channel = open_channel(self.endpoints.address(service), [_DESCRIPTORS[service], _LOG_SERVICE])
+            self._channels[service] = channel
+        return channel
+
+    @cached_property
+    def ingestion(self) -> IngestionClient:
+        """What channel systems report, the registry, the quarantine."""
+        return IngestionClient(self.channel("ingestion"))
+
+    @cached_property
+    def identity(self) -> IdentityClient:
+        """Who is who, why, and how to put it right."""
+        return IdentityClient(self.channel("identity"))
+
+    @cached_property
+    def journey(self) -> JourneyClient:
+        """Where each client is, and what the next channel must know."""
+        return JourneyClient(self.channel("journey"))
+
+    @cached_property
+    def feedback(self) -> FeedbackClient:
+        """Feedback sorted to the department that owns it."""
+        return FeedbackClient(self.channel("feedback"))
+
+    @cached_property
+    def scoring(self) -> ScoringClient:
+        """What it is worth, and which events say so."""
+        return ScoringClient(self.channel("scoring"))
+
+    def log(self, service: str) -> LogClient:
+        """The log and the health of one service. Raises: EndpointError, ValueError for an unknown service."""
+        if service not in SERVICES:
+            raise ValueError(f"{service!r} is no service; there are: {', '.join(SERVICES)}")
+        return LogClient(self.channel(service), _DESCRIPTORS[service].full_name)
+
+    # What most callers need.
+
+    async def record(self, interaction: interaction_pb2.Interaction) -> ingestion_pb2.InteractionResult:
+        """Records one interaction; durable when this returns. Raises: RemoteRefusal."""
+        return await self.ingestion.record(interaction)
+
+    async def record_many(self, interactions: Iterable[interaction_pb2.Interaction]) -> Verdicts:
+        """Records any number of interactions, through interruptions. Raises: RemoteRefusal."""
+        return await self.ingestion.record_many(interactions)
+
+    def timeline(self, client_id: str, *, as_of: int = 0) -> AsyncIterator[journey_pb2.TimelineEntry]:
+        """The client's history over all channels, oldest first."""
+        return self.journey.timeline(client_id, as_of=as_of)
+
+    def watch(self, client_id: str, *, after_position: int = 0) -> AsyncIterator[journey_pb2.TimelineEntry]:
+        """Each new entry of the client's history as it is noted."""
+        return self.journey.watch(client_id, after_position=after_position)
+
+    async def resume(
+        self,
+        client_id: str = "",
+        *,
+        channel: str,
+        identifiers: Sequence[interaction_pb2.Identifier] = (),
+        compact: bool = False,
+        personal: bool = True,
+    ) -> journey_pb2.ResumeContextResponse:
+        """What the channel that asks should know about this client now, with the answers that are personal.
+
+        Journey holds no personal value: with `personal` the sealed answers are read from ingestion, where access to
+        them is decided. An answer of a forgotten client stays empty. Raises: RemoteRefusal.
+        """
+        context = await self.journey.context(client_id, identifiers=identifiers, channel=channel, compact=compact)
+        if personal:
+            await self._unseal(context)
+        return context
+
+    async def _unseal(self, context: journey_pb2.ResumeContextResponse) -> None:
+        sealed = [answer for answer in context.answers if answer.sealed]
+        ids = {event_id for answer in sealed for event_id in answer.event_ids}
+        reading = asyncio.Semaphore(_READS)
+
+        async def read(interaction_id: str) -> tuple[str, ingestion_pb2.GetInteractionResponse | None]:
+            async with reading:
+                try:
+                    return interaction_id, await self.ingestion.interaction(interaction_id)
+                except RemoteRefusal as refusal:
+                    if refusal.code is grpc.StatusCode.NOT_FOUND:
+                        return interaction_id, None
+                    raise
+
+        found = dict(await asyncio.gather(*map(read, sorted(ids))))
+        for answer in sealed:
+            answer.answer = _last_answer(answer, found)
+
+
+def _last_answer(
+    answer: journey_pb2.GivenAnswer, found: Mapping[str, ingestion_pb2.GetInteractionResponse | None]
+) -> str:
+    """What was said last, of the interactions that the answer stands on."""
+    last_at, said = -1, ""
+    for event_id in answer.event_ids:
+        response = found.get(event_id)
+        if response is None or response.facts.occurred_at < last_at:
+            continue
+        for exchange in response.personal.exchanges:
+            if exchange.question == answer.question:
+                last_at, said = response.facts.occurred_at, exchange.answer
+    return said

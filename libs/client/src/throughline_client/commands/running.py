@@ -1,0 +1,210 @@
+"""What every command does the same way: find the services, call them, tell failures, exit with a documented code."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Concatenate, Final, ParamSpec, TypeVar
+
+import click
+import grpc
+
+from throughline.ingestion.v1 import interaction_pb2
+from throughline_client.client import Throughline
+from throughline_client.endpoints import SERVICES, EndpointError, Endpoints
+from throughline_client.importer.problems import DataFileError, MappingError
+from throughline_client.importer.times import micros
+from throughline_client.suite import SuiteError
+from throughline_rpc import RemoteRefusal, decode_error
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OK: Final = 0
+REFUSED: Final = 1
+BAD_INPUT: Final = 2
+UNAVAILABLE: Final = 3
+DIFFERENCE: Final = 4
+SUITE_ENDED: Final = 5
+
+EXIT_CODES: Final = """\
+\b
+Exit codes:
+  0  done
+  1  refused by a service, or something in it was (the message says what and why)
+  2  wrong usage, or bad input: a file, a mapping, a row, a value
+  3  a service cannot be reached or is not serving
+  4  a difference was found (replay)
+  5  a part of the suite ended by itself (up)
+"""
+
+_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+class Failure(click.ClickException):
+    """Ends a command with one of the documented exit codes and a message on standard error."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # pyright: ignore[reportAttributeAccessIssue] -- a class attribute there
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"throughline: {self.format_message()}", err=True, file=file)
+
+
+def failure_of(error: Exception) -> Failure | None:
+    """The failure that an expected error means, None where nobody expected it."""
+    match error:
+        case RemoteRefusal():
+            return Failure(_tell(error), UNAVAILABLE if error.code in _AWAY else REFUSED)
+        case grpc.RpcError():
+            return failure_of(decode_error(error))
+        case EndpointError():
+            return Failure(str(error), UNAVAILABLE)
+        case MappingError() | DataFileError():
+            return Failure(str(error), BAD_INPUT)
+        case SuiteError():
+            return Failure(str(error), UNAVAILABLE)
+        case _:
+            return None
+
+
+def _tell(refusal: RemoteRefusal) -> str:
+    domain = refusal.domain.removeprefix("throughline.")
+    lines = [f"{domain + ': ' if domain else ''}{refusal}"]
+    lines += [f"  {each.field}: {each.rule}; {each.remedy}" for each in refusal.violations]
+    if refusal.error_id and refusal.error_id not in refusal.message:
+        lines.append(f"  report error {refusal.error_id}")
+    if refusal.code in _AWAY:
+        lines.append("  is the suite running? `throughline status` shows what can be reached")
+    return "\n".join(lines)
+
+
+class ErrorsAsExitCodes(click.Group):
+    """A group whose commands' expected errors end in a message and a documented exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            raise failure from error
+
+
+class Addresses(click.ParamType[tuple[str, str]]):
+    """SERVICE=HOST:PORT."""
+
+    name = "service=host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value  # pyright: ignore[reportUnknownVariableType] -- converted already
+        service, separator, address = str(value).partition("=")
+        if service not in SERVICES:
+            self.fail(f"{service!r} is no service; write one of {', '.join(SERVICES)}, then =HOST:PORT", param, ctx)
+        if not separator or ":" not in address:
+            self.fail(f"{value!r} names no address; write {service}=HOST:PORT", param, ctx)
+        return service, address
+
+
+class IdentifierParam(click.ParamType[interaction_pb2.Identifier]):
+    """TYPE=VALUE."""
+
+    name = "type=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> interaction_pb2.Identifier:
+        if isinstance(value, interaction_pb2.Identifier):
+            return value
+        kind, separator, text = str(value).partition("=")
+        if not separator or not kind or not text:
+            self.fail(f"{value!r} is no identifier; write TYPE=VALUE, e.g. email=someone@shop.eu", param, ctx)
+        return interaction_pb2.Identifier(type=kind, value=text, assurance=interaction_pb2.ASSURANCE_CLAIMED)
+
+
+class Instant(click.ParamType[int]):
+    """An ISO time (UTC where it has no offset), or microseconds since epoch."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        if text.isdecimal():
+            return int(text)
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is no time; write e.g. 2026-11-22T10:30:00 (UTC) or microseconds", param, ctx)
+        return micros(at if at.tzinfo else at.replace(tzinfo=UTC))
+
+
+def connection_options(command: Callable[P, T]) -> Callable[P, T]:
+    """Adds --data and --address."""
+    command = click.option(
+        "--address",
+        "addresses",
+        type=Addresses(),
+        multiple=True,
+        help="Where a service is; stronger than THROUGHLINE_<SERVICE>_ADDRESS and the data folder.",
+    )(command)
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Data folder of a running `throughline up` (THROUGHLINE_DATA; else .throughline).",
+    )(command)
+
+
+def output_option(command: Callable[P, T]) -> Callable[P, T]:
+    """Adds --output."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="For people, or for programs (times are microseconds since epoch).",
+    )(command)
+
+
+def connected(
+    command: Callable[Concatenate[Throughline, P], Coroutine[Any, Any, T]],
+) -> Callable[..., T]:
+    """Turns a coroutine that takes a client into a command with --data and --address."""
+
+    @connection_options
+    @functools.wraps(command)
+    def run(data: Path | None, addresses: tuple[tuple[str, str], ...], *args: P.args, **kwargs: P.kwargs) -> T:
+        async def main() -> T:
+            async with Throughline(endpoints=Endpoints.find(dict(addresses), data)) as client:
+                return await command(client, *args, **kwargs)
+
+        return asyncio.run(main())
+
+    return run
+
+
+def one_of(client_id: str, identifiers: tuple[interaction_pb2.Identifier, ...]) -> None:
+    """Refuses a command line that names nobody, or somebody twice. Raises: click.UsageError."""
+    if bool(client_id) == bool(identifiers):
+        raise click.UsageError("name the client either by CLIENT_ID or by --identifier TYPE=VALUE")
+
+
+def tell(message: str) -> None:
+    """Says something to the person at the terminal, beside the output."""
+    click.echo(message, err=True)
+
+
+def is_terminal() -> bool:
+    """Whether a person is looking at what goes to standard error."""
+    return sys.stderr.isatty()

@@ -1,0 +1,228 @@
+"""Commands about figures: scorecards, their evidence, attribution, metrics of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from throughline.scoring.v1 import events_pb2, metrics_pb2
+from throughline_client.client import Throughline
+from throughline_client.commands.definitions import read_definition
+from throughline_client.commands.running import connected, output_option
+from throughline_client.commands.showing import plain, print_facts, print_json, print_table, short
+
+_KINDS = {short(name, "SUBJECT_KIND_"): number for name, number in events_pb2.SubjectKind.items() if number}
+_COLUMNS = ["metric", "aspect", "value", "95% interval", "n", "unit", "note", "score id"]
+MICRO = 1_000_000
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.2f}"
+
+
+def _row(score: events_pb2.Score) -> list[object]:
+    return [
+        score.metric,
+        score.aspect,
+        _figure(score.value) if score.HasField("value") else "",
+        f"{_figure(score.low)} to {_figure(score.high)}" if score.HasField("low") else "",
+        score.n,
+        score.unit,
+        score.note,
+        score.score_id,
+    ]
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(_KINDS)))
+@click.argument("subject", default="")
+@output_option
+@connected
+async def scorecard(client: Throughline, *, kind: str, subject: str, output: str) -> None:
+    """Show all figures of one channel, touchpoint, journey, department, client, or of everything.
+
+    \b
+    Examples:
+      throughline scorecard channel store
+      throughline scorecard all
+    """
+    answer = await client.scoring.scorecard(_KINDS[kind], subject)
+    if output == "json":
+        print_json(plain(answer))
+    else:
+        print_table(_COLUMNS, map(_row, answer.scores), title=f"{kind} {subject}".strip())
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(_KINDS)), default="channel")
+@click.option("--metric", "metrics", multiple=True, help="Only this metric; may be repeated.")
+@click.option("--headline", default="", help="Metric by which the worst is found.")
+@output_option
+@connected
+async def scorecards(client: Throughline, *, kind: str, metrics: tuple[str, ...], headline: str, output: str) -> None:
+    """Compare all subjects of a kind, the worst first and in the headline.
+
+    \b
+    Examples:
+      throughline scorecards channel
+      throughline scorecards department --metric csat --metric volume
+    """
+    answer = await client.scoring.scorecards(_KINDS[kind], metrics=metrics, headline_metric=headline)
+    if output == "json":
+        print_json(plain(answer))
+        return
+    if answer.HasField("headline"):
+        click.echo(answer.headline.text + "\n")
+    # A metric for which no subject has enough answers would only make the table wide.
+    names = {
+        score.metric: score.unit
+        for card in answer.scorecards
+        for score in card.scores
+        if not score.aspect and score.HasField("value")
+    }
+    rows: list[list[object]] = []
+    for card in answer.scorecards:
+        figures = {score.metric: score for score in card.scores if not score.aspect}
+        rows.append([card.subject, *(_brief(figures.get(name)) for name in names)])
+    print_table([kind, *names], rows)
+
+
+def _brief(score: events_pb2.Score | None) -> str:
+    if score is None:
+        return ""
+    if not score.HasField("value"):
+        return f"- (n {score.n})"
+    return f"{_figure(score.value)} (n {score.n:,})"
+
+
+@click.command("explain-score")
+@click.argument("score_id")
+@click.option("--evidence", is_flag=True, help="Also every event id that it stands on, one a line.")
+@output_option
+@connected
+async def explain_score(client: Throughline, *, score_id: str, evidence: bool, output: str) -> None:
+    """Tell what a figure is made of: formula, version, parts, evidence.
+
+    \b
+    Examples:
+      throughline explain-score c1d2...
+      throughline explain-score c1d2... --evidence
+    """
+    answer = await client.scoring.explain(score_id)
+    ids = [each async for each in client.scoring.evidence(score_id)] if evidence else list(answer.event_ids)
+    if output == "json":
+        found = plain(answer)
+        found.update({"event_ids": ids, "next_page_token": ""} if evidence else {})
+        print_json(found)
+        return
+    score = answer.score
+    print_facts(
+        {
+            "subject": f"{short(events_pb2.SubjectKind.Name(score.subject_kind), 'SUBJECT_KIND_')} {score.subject}",
+            "metric": f"{score.metric} {score.aspect}".strip(),
+            "value": f"{_figure(score.value)} {score.unit}" if score.HasField("value") else score.note,
+            "95% interval": f"{_figure(score.low)} to {_figure(score.high)}" if score.HasField("low") else "",
+            "n": score.n,
+            "parts": [f"{name} {count:,}" for name, count in sorted(score.parts.items())],
+            "formula": f"{score.formula} v{score.formula_version}: {answer.formula.text}",
+            "from": answer.formula.source,
+            "definition": answer.definition.definition,
+        }
+    )
+    if evidence:
+        click.echo()
+        for each in ids:
+            click.echo(each)
+
+
+@click.command()
+@click.option("--client", "client_id", default="", help="One client's conversions.")
+@click.option("--model", default="", help="first, last, linear or time_decay; all where left out.")
+@output_option
+@connected
+async def attribution(client: Throughline, *, client_id: str, model: str, output: str) -> None:
+    """Show which channels and campaigns are credited with conversions.
+
+    \b
+    Examples:
+      throughline attribution --model last
+      throughline attribution --client 5f0c...
+    """
+    answer = await client.scoring.attribution(client_id=client_id, model=model)
+    if output == "json":
+        print_json(plain(answer))
+        return
+    print_table(
+        ["model", "channel", "campaign", "conversions", "value", "currency"],
+        [
+            [
+                row.model,
+                row.channel,
+                row.campaign_id,
+                row.conversions_micros / MICRO,
+                row.value_micros / MICRO,
+                row.currency,
+            ]
+            for row in answer.rows
+        ],
+    )
+    print_facts({"conversions": answer.conversions_total, "without a touch before": answer.unattributed})
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def metrics(ctx: click.Context) -> None:
+    """List the metrics and formulas, or define one of your own.
+
+    \b
+    Examples:
+      throughline metrics
+      throughline metrics define fcr_strict.yaml --by ana
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_metrics, output="table")
+
+
+@metrics.command("list")
+@output_option
+@connected
+async def list_metrics(client: Throughline, *, output: str) -> None:
+    """List the metrics and formulas.
+
+    \b
+    Example:
+      throughline metrics list --output json
+    """
+    answer = await client.scoring.metrics()
+    if output == "json":
+        print_json(plain(answer))
+        return
+    print_table(
+        ["formula", "version", "text", "from"],
+        [[each.formula, each.version, each.text, each.source] for each in answer.formulas],
+    )
+    print_table(
+        ["metric", "version", "name", "definition"],
+        [[each.metric, each.version, each.name, each.definition] for each in answer.metrics],
+        title="\ndefined here",
+    )
+
+
+@metrics.command("define")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--by", required=True, help="Who defines it.")
+@output_option
+@connected
+async def define_metric(client: Throughline, *, file: Path, by: str, output: str) -> None:
+    """Publish a metric: a YAML or JSON file in the form of throughline.scoring.v1.MetricDefinition.
+
+    \b
+    Example:
+      throughline metrics define fcr_strict.yaml --by ana
+    """
+    answer = await client.scoring.define_metric(read_definition(file, metrics_pb2.MetricDefinition()), defined_by=by)
+    if output == "json":
+        print_json(plain(answer))
+    else:
+        print_facts({"metric": answer.metric, "version": answer.version})

@@ -1,0 +1,1 @@
+"""The client of each service: thin, typed, and every failure a RemoteRefusal."""

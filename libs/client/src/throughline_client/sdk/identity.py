@@ -1,0 +1,95 @@
+"""Identity: who is who, why, and how to put it right."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import grpc.aio
+
+from throughline.identity.v1 import identity_pb2, identity_pb2_grpc, rules_pb2
+from throughline.ingestion.v1 import interaction_pb2
+from throughline_client.sdk.calling import call, pages
+
+
+class IdentityClient:
+    """Calls identity. Every method raises RemoteRefusal where the call fails."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.stub = identity_pb2_grpc.IdentityServiceStub(channel)
+
+    async def resolve(
+        self, client_id: str = "", *, identifiers: Sequence[interaction_pb2.Identifier] = ()
+    ) -> identity_pb2.ResolveClientResponse:
+        """The client that an id, an alias or identifiers mean now."""
+        request = identity_pb2.ResolveClientRequest(client_id=client_id, identifiers=identifiers)
+        return await call(self.stub.ResolveClient, request)
+
+    async def client(self, client_id: str) -> identity_pb2.Client:
+        """One client: aliases, identifiers (hashed), merges, proposals, consents."""
+        return (await call(self.stub.GetClient, identity_pb2.GetClientRequest(client_id=client_id))).client
+
+    async def explain(
+        self, *, interaction_id: str = "", identifier: interaction_pb2.Identifier | None = None
+    ) -> identity_pb2.ExplainLinkResponse:
+        """Why an interaction or an identifier belongs to its client."""
+        request = identity_pb2.ExplainLinkRequest(interaction_id=interaction_id, identifier=identifier)
+        return await call(self.stub.ExplainLink, request)
+
+    def interactions(self, client_id: str, page_size: int = 500) -> AsyncIterator[str]:
+        """The ids of a client's interactions, oldest first."""
+
+        async def fetch(token: str) -> tuple[list[str], str]:
+            request = identity_pb2.ListClientInteractionsRequest(
+                client_id=client_id, page_size=page_size, page_token=token
+            )
+            page = await call(self.stub.ListClientInteractions, request)
+            return list(page.interaction_ids), page.next_page_token
+
+        return pages(fetch)
+
+    async def merge(
+        self, client_id: str, other_client_id: str, *, decided_by: str, reason: str
+    ) -> identity_pb2.MergeClientsResponse:
+        """Makes two clients one by decision of a person; nothing retries it, since it is not known to be repeatable."""
+        request = identity_pb2.MergeClientsRequest(
+            client_id=client_id, other_client_id=other_client_id, decided_by=decided_by, reason=reason
+        )
+        return await call(self.stub.MergeClients, request)
+
+    async def undo_merge(self, merge_id: str, *, decided_by: str, reason: str) -> identity_pb2.UndoMergeResponse:
+        """Undoes a merge, in any order."""
+        request = identity_pb2.UndoMergeRequest(merge_id=merge_id, decided_by=decided_by, reason=reason)
+        return await call(self.stub.UndoMerge, request)
+
+    def proposals(self, page_size: int = 500) -> AsyncIterator[identity_pb2.Proposal]:
+        """Merges that wait for a person's decision."""
+
+        async def fetch(token: str) -> tuple[list[identity_pb2.Proposal], str]:
+            request = identity_pb2.ListProposalsRequest(page_size=page_size, page_token=token)
+            page = await call(self.stub.ListProposals, request)
+            return list(page.proposals), page.next_page_token
+
+        return pages(fetch)
+
+    async def record_consent(
+        self, client_id: str, purpose: str, *, granted: bool, source: str, scope: str = ""
+    ) -> identity_pb2.RecordConsentResponse:
+        """Records that a client gave or withdrew a consent."""
+        request = identity_pb2.RecordConsentRequest(
+            client_id=client_id, purpose=purpose, granted=granted, source=source, scope=scope
+        )
+        return await call(self.stub.RecordConsent, request)
+
+    async def forget(self, client_id: str, *, decided_by: str, reason: str) -> identity_pb2.ForgetClientResponse:
+        """Destroys the client's keys. Cannot be undone."""
+        request = identity_pb2.ForgetClientRequest(client_id=client_id, decided_by=decided_by, reason=reason)
+        return await call(self.stub.ForgetClient, request)
+
+    async def rules(self) -> rules_pb2.RuleSet:
+        """The rules by which identity decides now."""
+        return (await call(self.stub.GetRules, identity_pb2.GetRulesRequest())).rules
+
+    async def publish_rules(self, rules: rules_pb2.RuleSet, *, published_by: str) -> identity_pb2.PublishRulesResponse:
+        """Publishes rules; all history is decided again under them."""
+        request = identity_pb2.PublishRulesRequest(rules=rules, published_by=published_by)
+        return await call(self.stub.PublishRules, request, timeout=None)

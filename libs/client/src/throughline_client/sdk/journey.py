@@ -1,0 +1,100 @@
+"""Journey: where each client is, and what the next channel must know."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import grpc.aio
+
+from throughline.ingestion.v1 import interaction_pb2
+from throughline.journey.v1 import definitions_pb2, journey_pb2, journey_pb2_grpc
+from throughline_client.sdk.calling import call, listen, pages
+
+
+class JourneyClient:
+    """Calls journey. Every method raises RemoteRefusal where the call fails."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.stub = journey_pb2_grpc.JourneyServiceStub(channel)
+
+    async def context(
+        self,
+        client_id: str = "",
+        *,
+        channel: str,
+        identifiers: Sequence[interaction_pb2.Identifier] = (),
+        compact: bool = False,
+    ) -> journey_pb2.ResumeContextResponse:
+        """What the channel that asks should know about this client now; sealed answers stay empty."""
+        form = journey_pb2.CONTEXT_FORM_COMPACT if compact else journey_pb2.CONTEXT_FORM_FULL
+        request = journey_pb2.ResumeContextRequest(
+            client_id=client_id, identifiers=identifiers, channel=channel, form=form
+        )
+        return await call(self.stub.ResumeContext, request)
+
+    def timeline(
+        self, client_id: str, *, as_of: int = 0, page_size: int = 500
+    ) -> AsyncIterator[journey_pb2.TimelineEntry]:
+        """The client's history over all channels, oldest first; as it was known at `as_of` (microseconds, 0: now)."""
+
+        async def fetch(token: str) -> tuple[list[journey_pb2.TimelineEntry], str]:
+            request = journey_pb2.GetTimelineRequest(
+                client_id=client_id, as_of=as_of, page_size=page_size, page_token=token
+            )
+            page = await call(self.stub.GetTimeline, request)
+            return list(page.entries), page.next_page_token
+
+        return pages(fetch)
+
+    async def watch(self, client_id: str, *, after_position: int = 0) -> AsyncIterator[journey_pb2.TimelineEntry]:
+        """Each new entry of the client's history as it is noted, after a replay from a position (0: from now on)."""
+        request = journey_pb2.WatchClientRequest(client_id=client_id, after_position=after_position)
+        async for response in listen(self.stub.WatchClient, request):
+            yield response.entry
+
+    async def offer_handoff(
+        self,
+        client_id: str,
+        *,
+        from_channel: str,
+        to_channel: str,
+        note: str = "",
+        valid_for: int = 0,
+        journey_id: str = "",
+    ) -> journey_pb2.OfferHandoffResponse:
+        """Offers the client to another channel; the token is told once and works once."""
+        request = journey_pb2.OfferHandoffRequest(
+            client_id=client_id,
+            from_channel=from_channel,
+            to_channel=to_channel,
+            note=note,
+            valid_for=valid_for,
+            journey_id=journey_id,
+        )
+        return await call(self.stub.OfferHandoff, request)
+
+    async def accept_handoff(
+        self, token: str, *, channel: str, accepted_by: str = ""
+    ) -> journey_pb2.AcceptHandoffResponse:
+        """Takes a client over, with all that the channel should know."""
+        request = journey_pb2.AcceptHandoffRequest(token=token, channel=channel, accepted_by=accepted_by)
+        return await call(self.stub.AcceptHandoff, request)
+
+    async def define(
+        self, definition: definitions_pb2.JourneyDefinition, *, defined_by: str
+    ) -> journey_pb2.DefineJourneyResponse:
+        """Publishes a journey; all history is told again under it before this returns."""
+        request = journey_pb2.DefineJourneyRequest(definition=definition, defined_by=defined_by)
+        return await call(self.stub.DefineJourney, request, timeout=None)
+
+    async def journeys(self) -> list[definitions_pb2.JourneyDefinition]:
+        """The journeys that are defined."""
+        return list((await call(self.stub.ListJourneys, journey_pb2.ListJourneysRequest())).definitions)
+
+    async def variants(self, journey: str = "", *, top: int = 0) -> journey_pb2.GetVariantsResponse:
+        """Channel sequences, counted exactly; of one journey, or of whole histories."""
+        return await call(self.stub.GetVariants, journey_pb2.GetVariantsRequest(journey=journey, top=top))
+
+    async def stats(self, journey: str) -> journey_pb2.GetJourneyStatsResponse:
+        """Started, open, completed, abandoned, by stage."""
+        return await call(self.stub.GetJourneyStats, journey_pb2.GetJourneyStatsRequest(journey=journey))
