@@ -74,7 +74,7 @@ class Line:
             for name, stub in self.logs.items()
         }
 
-    async def settled(self) -> dict[str, eventlog_pb2.GetCheckpointResponse]:
+    async def settled(self, seconds: float = SETTLING) -> dict[str, eventlog_pb2.GetCheckpointResponse]:
         """Waits until everything recorded has reached everyone, then gives the checkpoints."""
 
         async def quiet() -> dict[str, eventlog_pb2.GetCheckpointResponse]:
@@ -87,7 +87,7 @@ class Line:
                         return {}
             return now
 
-        return await eventually(quiet, SETTLING, why="some service has not taken everything")
+        return await eventually(quiet, seconds, why="some service has not taken everything")
 
     async def digests(self) -> dict[str, str]:
         """The digest of every service's live state, once everything has reached everyone."""
