@@ -1,9 +1,12 @@
-"""One service's event log, and how it meets the bus."""
+"""One service's event log, and how it meets the bus.
 
-from throughline_eventlog.bus import BusAwayError, BusError, Connection
-from throughline_eventlog.bus_settings import BusSettings
+What meets the bus is imported when it is first asked for: a replay, which must not be able to send, never asks.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from throughline_eventlog.codec import Codec, KnownSchemaVersion, only_first_versions
-from throughline_eventlog.consumer import Consumer, Handler
 from throughline_eventlog.errors import (
     InboxConflictError,
     LogUnavailableError,
@@ -12,10 +15,8 @@ from throughline_eventlog.errors import (
     StreamConflictError,
     log_unavailable,
 )
-from throughline_eventlog.nats_server import NatsServer, NatsServerError
 from throughline_eventlog.observing import BatchKind, Observer
 from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
-from throughline_eventlog.relay import Relay
 from throughline_eventlog.settings import StoreSettings
 from throughline_eventlog.store import (
     POISON,
@@ -29,6 +30,25 @@ from throughline_eventlog.store import (
 )
 from throughline_eventlog.streams import stream_name, subject_name
 from throughline_eventlog.writer import Work, Writer
+
+if TYPE_CHECKING:
+    from throughline_eventlog.bus import BusAwayError, BusError, Connection
+    from throughline_eventlog.bus_settings import BusSettings
+    from throughline_eventlog.consumer import Consumer, Handler
+    from throughline_eventlog.nats_server import NatsServer, NatsServerError
+    from throughline_eventlog.relay import Relay
+
+_AT_THE_BUS = {
+    "BusAwayError": "bus",
+    "BusError": "bus",
+    "BusSettings": "bus_settings",
+    "Connection": "bus",
+    "Consumer": "consumer",
+    "Handler": "consumer",
+    "NatsServer": "nats_server",
+    "NatsServerError": "nats_server",
+    "Relay": "relay",
+}
 
 __all__ = [
     "POISON",
@@ -68,3 +88,9 @@ __all__ = [
     "subject_name",
     "wall_clock",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _AT_THE_BUS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_AT_THE_BUS[name]}"), name)

@@ -1,11 +1,32 @@
-"""The gRPC host of every service: errors, health, reflection, shutdown, and the log service."""
+"""The gRPC host of every service: errors, health, reflection, shutdown, and the log service.
+
+What only a server needs is imported when it is first asked for: a caller starts without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from throughline_rpc.channels import channel_options, open_channel
 from throughline_rpc.errors import RemoteRefusal, decode_error, status_of
-from throughline_rpc.event_log import EventLogServicer, Progress, State, hosted_event_log
-from throughline_rpc.host import Background, HealthCheck, Hosted, ServiceHost, serve
-from throughline_rpc.interceptor import RefusalInterceptor
 from throughline_rpc.settings import MAX_MESSAGE_BYTES, HostSettings, HostSettingsError, PortInUseError
+
+if TYPE_CHECKING:
+    from throughline_rpc.event_log import EventLogServicer, Progress, State, hosted_event_log
+    from throughline_rpc.host import Background, HealthCheck, Hosted, ServiceHost, serve
+    from throughline_rpc.interceptor import RefusalInterceptor
+
+_SERVER_SIDE = {
+    "Background": "host",
+    "EventLogServicer": "event_log",
+    "HealthCheck": "host",
+    "Hosted": "host",
+    "Progress": "event_log",
+    "RefusalInterceptor": "interceptor",
+    "ServiceHost": "host",
+    "State": "event_log",
+    "hosted_event_log": "event_log",
+    "serve": "host",
+}
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -28,3 +49,9 @@ __all__ = [
     "serve",
     "status_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SERVER_SIDE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_SERVER_SIDE[name]}"), name)
