@@ -64,7 +64,7 @@ class Desk:
         """Forgets everything: it may not be in the log."""
         self.policies = {}
         self._routers = {}
-        pass
+        self._clients.clear()
         self._weight = 0
 
     @property
