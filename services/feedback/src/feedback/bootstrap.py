@@ -32,7 +32,7 @@ from throughline_rpc import (
     hosted_event_log,
     serve,
 )
-from throughline_telemetry import configure
+from throughline_telemetry import BatchObserver, configure
 
 UPSTREAM: Final = "identity"
 
@@ -60,7 +60,8 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> FeedbackSer
     first = packaged_routes() if settings.routes_file is None else read_routes_file(settings.routes_file)
     store = open_store(settings.store, tables=(*TABLES, *DIRECTORY_TABLES), clock=clock)
     vault = open_vault(settings.privacy)
-    writer = Writer(store)
+    observer = BatchObserver()
+    writer = Writer(store, observer=observer)
     hasher = settings.privacy.hasher()
     words = VaultWords(vault)
     clients = DirectoryClients(hasher)
@@ -72,10 +73,23 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> FeedbackSer
     queries = Queries(store, words, clock)
     partition = settings.host.partition
     connection = settings.bus.connect(f"{SERVICE}-{partition}")
-    relay = Relay(store, connection, SERVICE, partition, prefix=settings.bus.prefix, replicas=settings.bus.replicas)
-    consumer = Consumer(writer, connection, settings.bus.stream(UPSTREAM, partition), Intake(desk, words, clients))
-    progress = Progress(lambda: {consumer.stream: consumer.lag}, lambda: relay.published_position)
-    log_service = EventLogServicer(store, SERVICE, partition, LiveState(store, clients), progress)
+    relay = Relay(
+        store,
+        connection,
+        SERVICE,
+        partition,
+        prefix=settings.bus.prefix,
+        replicas=settings.bus.replicas,
+        observer=observer,
+    )
+    consumer = Consumer(
+        writer,
+        connection,
+        settings.bus.stream(UPSTREAM, partition),
+        Intake(desk, words, clients),
+        observer=observer,
+    )
+    log_service = EventLogServicer(store, SERVICE, partition, LiveState(store, clients), Progress.of(relay, [consumer]))
     servicer = FeedbackServicer(submitting, caring, queries, InboxWatch(store, clock))
     background = [
         Background("relay", relay.run, relay.health, needed_to_serve=False),
@@ -88,7 +102,10 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> FeedbackSer
         settings.host,
         [hosted(servicer), hosted_event_log(log_service)],
         background=background,
-        checks=[HealthCheck("writer", writer.health)],
+        checks=[
+            HealthCheck("writer", writer.health),
+            HealthCheck("poison", consumer.degraded, needed_to_serve=False),
+        ],
         on_stop=[writer.close, connection.close, store.close, vault.close],
     )
     return FeedbackService(store, writer, vault, connection, relay, consumer, caring, host)
