@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -124,10 +123,6 @@ def main() -> int:
         ingestion.connection.start()
         return ingestion.host
 
-    # Reference counts free almost everything here; looking for cycles among a million live tuples costs a tenth of
-    # the time. What the start made is never looked at again, the rest seldom.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
     telemetry = configure(SERVICE, version=version(f"throughline-{SERVICE}"))
     try:
         return serve(host, startup_errors=(PrivacySettingsError,))

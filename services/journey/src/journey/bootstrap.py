@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ from throughline_telemetry import BatchObserver, configure
 
 # One thread may hold the interpreter so long, in seconds, before another gets it: what a waiting call costs at worst.
 SWITCH_SECONDS = 0.001
-GARBAGE_THRESHOLDS = (50_000, 20, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +143,6 @@ def main() -> int:
     async def host() -> ServiceHost:
         journey = build(Settings.from_env())
         await journey.start()
-        # A batch makes a hundred thousand small objects and no cycles: looking for cycles after every few hundred of
-        # them was a third of the time.
-        gc.freeze()
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
         return journey.host
 
     telemetry = configure(SERVICE, version=version(f"throughline-{SERVICE}"))
