@@ -32,7 +32,7 @@ from throughline.identity.v1 import events_pb2 as identity_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline_directory import DIRECTORY_TABLES, Directory
 from throughline_eventlog import Store, StoreSettings, Transaction, open_store
-from throughline_kernel import Recorded, canonical_json, hex_id
+from throughline_kernel import Recorded, Refusal, canonical_json, hex_id
 from throughline_privacy import IdentifierHasher
 
 MINUTE = 60 * 1_000_000
@@ -196,6 +196,8 @@ class Line:
         """Publishes a definition and tells all again."""
         asked = Asked(DefineJourney(definition, "test", START))
         defined = self.do(lambda tx: DefineJourneys(self.records)(tx, [asked])[0])
+        if isinstance(defined, Refusal):
+            raise defined
         retell = Retell(self.records)
         while self.do(lambda tx: retell(tx, [3])[0]).more:
             pass

@@ -259,6 +259,45 @@ def test_a_redefinition_restates_what_was_announced(line: Any, say: SimpleNamesp
     assert line.live() == line.replayed()
 
 
+def test_a_redefinition_that_ends_all_journeys_leaves_none_behind(line: Any, say: SimpleNamespace, ann: str) -> None:
+    """Given a definition under which nothing begins any more, no row of the former journeys is counted."""
+    log = say.Upstream("identity")
+    log.opened(ann)
+    log.attributed(ann, say.fact(0, "instagram", "post", group="social"))
+    line.identity(log.events)
+    shipped = say.shipped.get("social_to_store")
+    line.define(say.replace(shipped, version=2, stages=shipped.stages[1:], next_steps=()))
+    assert line.queries.variants("social_to_store", 5, say.START)[0].total == 0
+    assert line.announced() == {}
+    with line.store.snapshot() as reader:
+        assert list(reader.scan("journeys")) == []
+
+
+def test_of_two_words_on_an_item_the_later_one_holds_however_they_come(
+    line: Any, say: SimpleNamespace, ann: str
+) -> None:
+    """Given the second classification before the first, and both before the item, the second one's topics hold."""
+    log, feedback = say.Upstream("identity"), say.Upstream("feedback")
+    log.opened(ann)
+    line.identity(log.events)
+    item = hex_id("feedback")
+    received = feedback.received(ann, item, 1, kind=5)
+    first, second = (
+        feedback.add(
+            feedback_pb2.FeedbackClassified(
+                feedback_id=item,
+                client_id=ann,
+                assignments=[feedback_pb2.Assignment(department="care", topic=topic)],
+            )
+        )
+        for topic in ("parking", "food")
+    )
+    for event in (second, first, received, first):
+        line.feedback([event])
+    (entry,) = line.queries.timeline(ann, 0, 0, 0, 9).entries
+    assert entry.summary == "Feedback: verbatim about food."
+
+
 def test_whole_histories_are_variants_too(line: Any, say: SimpleNamespace, ann: str, bob: str) -> None:
     """Given two clients, runs of one channel collapse, and staff's interactions make no variant."""
     log = say.Upstream("identity")

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journey.adapters.tokens import PageToken, new_token, read_page_token
-from journey.adapters.wire import COMPACT_BYTES, LISTS, compact_context, full_context
 from journey.domain.context import (
     CampaignSeen,
     Context,
@@ -21,6 +19,8 @@ from journey.domain.context import (
     Step,
     Who,
 )
+from journey.entrypoints.tokens import PageToken, new_token, read_page_token
+from journey.entrypoints.wire import COMPACT_BYTES, LISTS, compact_context, full_context
 from throughline_kernel import InvalidError
 
 text = st.text(max_size=400) | st.sampled_from(["", "x" * 5_000, "\U0001f600" * 700])

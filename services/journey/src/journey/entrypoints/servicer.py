@@ -10,8 +10,6 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc.aio
 
-from journey.adapters import wire
-from journey.adapters.tokens import PageToken, new_token, read_page_token
 from journey.application.codec import definition_from, definition_message
 from journey.application.commands import (
     RETELL_AT_ONCE,
@@ -27,6 +25,8 @@ from journey.application.watching import Bells
 from journey.domain.definitions import DefineJourney
 from journey.domain.handoffs import AcceptHandoff, OfferHandoff
 from journey.domain.variants import DEFAULT_TOP, LARGEST_TOP
+from journey.entrypoints import wire
+from journey.entrypoints.tokens import PageToken, new_token, read_page_token
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import journey_pb2 as pb
 from throughline.journey.v1 import journey_pb2_grpc
