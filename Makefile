@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11
 STALE_UV := $(shell .tools/uv/bin/python -c '' 2>/dev/null || echo force)
 STALE_VENV := $(shell .venv/bin/python -c '' 2>/dev/null || echo force)
 
-.PHONY: help setup lock generate demo test lint breaking bench clean force
+.PHONY: help setup lock generate demo test acceptance lint breaking bench clean force
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ demo: setup ## start the whole suite on this machine and walk through it
 test: setup ## run the tests; choose some with ARGS='-k name'
 	@$(BIN)/python -m pytest $(ARGS)
 
+acceptance: setup ## import all four real data sets of ../shared/data and check every published figure
+	@$(BIN)/python -m pytest -m e2e tests/acceptance $(ARGS)
+
 lint: setup ## check style, types, layers and contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -76,7 +79,7 @@ breaking: setup
 	    $(BIN)/buf breaking proto --against '.tools/against.tar#subdir=proto' || exit 1; \
 	done
 
-bench: setup ## measure; records the machine and the commit beside each figure
+bench: setup ## measure, into .throughline/bench.json too; more with ARGS='--bench-size full --interactions 1000000'
 	@$(BIN)/python -m pytest -m bench --timeout=0 -s tests/bench $(ARGS)
 
 clean: ## remove the environments, the caches and what runs left behind

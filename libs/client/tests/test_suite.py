@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from throughline.ingestion.v1 import interaction_pb2
 from throughline_client import Throughline
 from throughline_client.endpoints import RUN_FILE, read_run_file
 from throughline_client.suite import Suite, SuiteError
+from throughline_eventlog.nats_server import free_port
 from throughline_testkit import eventually, eventually_sync
 
 MakeVisit = Callable[..., interaction_pb2.Interaction]
@@ -157,9 +158,12 @@ def start_up(folder: Path) -> subprocess.Popen[str]:
     )
 
     assert process.stderr is not None
-    told = list(iter(process.stderr.readline, "Ctrl-C stops it\n"))
-    assert process.poll() is None, told
-    return process
+    told: list[str] = []
+    for line in process.stderr:
+        told.append(line)
+        if line == "Ctrl-C stops it\n":
+            return process
+    raise AssertionError("".join(told))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -203,3 +207,18 @@ def test_up_tells_why_it_cannot_start(suite: Suite) -> None:
     assert "already" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert suite.is_serving("ingestion")
+
+
+def test_no_two_parts_get_one_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may name a free port twice before anybody listens there."""
+    real = iter(free_port() for _ in range(40))
+
+    def twice() -> Iterator[int]:
+        for port in real:
+            yield from (port, port)
+
+    named = twice()
+    monkeypatch.setattr("throughline_client.suite.suite.free_port", lambda _host: next(named))
+    suite = Suite(tmp_path)
+    suite._prepare()
+    assert len({*suite.addresses.values(), *suite.metrics.values(), f"127.0.0.1:{suite._port(5)}"}) == 11

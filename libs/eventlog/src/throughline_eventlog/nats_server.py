@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +18,14 @@ from typing import Final, Self
 READY_SECONDS: Final = 20.0
 MAX_PAYLOAD: Final = 8 * 1024 * 1024
 
-_PR_SET_PDEATHSIG: Final = 1
+# PR_SET_PDEATHSIG is 1; a parent that died before it was asked for is found out afterwards.
+_TIE: Final = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class NatsServerError(RuntimeError):
@@ -114,13 +118,12 @@ class NatsServer:
         with self.log.open("ab") as log:
             begin = log.tell()
             self._process = subprocess.Popen(
-                [str(find_nats_server()), "-c", str(config)],
+                tied_to_parent([str(find_nats_server()), "-c", str(config)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C in the terminal is for the parent, which stops the bus after those who use it.
                 start_new_session=True,
-                preexec_fn=_dies_with_parent(),  # noqa: PLW1509 # one system call, no lock can be held in it
             )
         self._wait_ready(begin, time.monotonic() + timeout)
 
@@ -189,15 +192,12 @@ class NatsServer:
         return line.startswith(b"INFO ") and b'"jetstream":true' in line
 
 
-def _dies_with_parent() -> Callable[[], None] | None:
+def tied_to_parent(command: list[str]) -> list[str]:
+    """The command, run so that it is killed when the thread that starts it ends (Linux; elsewhere as it is).
+
+    A small program asks for that and becomes the command. A function between fork and exec would do it too, but a fork
+    breaks in a process where gRPC runs.
+    """
     if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
+        return command
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *command]

@@ -19,7 +19,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from throughline_client.endpoints import RUN_FILE, SERVICES, RunFile, read_run_file
-from throughline_eventlog.nats_server import NatsServer, NatsServerError, free_port
+from throughline_eventlog.nats_server import NatsServer, NatsServerError, free_port, tied_to_parent
 
 HOST: Final = "127.0.0.1"
 BUS: Final = "nats"
@@ -35,15 +35,6 @@ _FOREIGN: Final = (
     *(f"{each.upper()}_" for each in SERVICES),
 )
 _KEPT: Final = ("THROUGHLINE_LOG", "THROUGHLINE_TRACE", "THROUGHLINE_TEST")
-# Asks to be killed when the parent dies, makes sure that it has not died already, and becomes the service. A fork with
-# a function to run before exec would not be safe in a process that uses gRPC.
-_LAUNCH: Final = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    os._exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class SuiteError(Exception):
@@ -302,7 +293,13 @@ class Suite:
             self._check_port(name, int(address.rpartition(":")[2]))
 
     def _port(self, offset: int) -> int:
-        return self.port_base + offset if self.port_base else free_port(HOST)
+        if self.port_base:
+            return self.port_base + offset
+        # A port is free until somebody listens there: the system may name one twice.
+        named = {at.rpartition(":")[2] for at in (*self.addresses.values(), *self.metrics.values())}
+        while str(port := free_port(HOST)) in named:
+            pass
+        return port
 
     def _check_port(self, name: str, port: int) -> None:
         """Refuses a busy port. Processes of a suite that was killed a moment ago are given time to be gone."""
@@ -324,7 +321,7 @@ class Suite:
 
     def _start_bus(self) -> None:
         if self._bus is None:
-            self._bus = NatsServer(self.folder / BUS, port=self.port_base + 5 if self.port_base else 0, host=HOST)
+            self._bus = NatsServer(self.folder / BUS, port=self._port(5), host=HOST)
         try:
             self._bus.start()
         except NatsServerError as error:
@@ -335,12 +332,9 @@ class Suite:
         log_file = self.log_file(name)
         if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
             log_file.replace(log_file.with_suffix(".jsonl.1"))
-        command = [sys.executable, "-m", name]
-        if sys.platform.startswith("linux"):
-            command = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
         with log_file.open("ab") as log:
             process = subprocess.Popen(
-                command,
+                tied_to_parent([sys.executable, "-m", name]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
