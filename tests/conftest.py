@@ -5,18 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
-from line import Line, connect
+from line import Line, StartSuite, connect
 
 from throughline_client.suite.suite import Suite
-
-
-class StartSuite(Protocol):
-    """Starts a suite on a data folder of its own, with the keys of another where it is to be the same installation."""
-
-    def __call__(self, name: str = "suite", *, keys_of: Suite | None = None) -> Suite: ...
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from throughline.eventlog.v1 import eventlog_pb2, eventlog_pb2_grpc
 from throughline.feedback.v1 import feedback_pb2_grpc
@@ -98,6 +99,12 @@ class Line:
         """What each source offered and what became of it."""
         answer = await self.ingestion.GetTallies(ingestion_pb2.GetTalliesRequest())
         return {tally.source: tally for tally in answer.tallies}
+
+
+class StartSuite(Protocol):
+    """Starts a suite on a data folder of its own, with the keys of another where it is to be the same installation."""
+
+    def __call__(self, name: str = "suite", *, keys_of: Suite | None = None) -> Suite: ...
 
 
 @asynccontextmanager

@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 from google.protobuf import json_format
-from line import connect
+from line import connect, identifier
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import feedback_pb2, routes_pb2
+from throughline.identity.v1 import identity_pb2
 from throughline.ingestion.v1 import ingestion_pb2
 from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2
 from throughline_client.suite.suite import Suite
@@ -145,3 +146,18 @@ class World:
             cards,
             {each.department: each for each in stats.departments},
         )
+
+
+async def credited(world: World, cards: set[str]) -> dict[str, dict[str, list[str]]]:
+    """Of each conversion of the clients with these loyalty cards: the campaigns credited, by model."""
+    found: dict[str, dict[str, list[str]]] = {}
+    async with connect(world.suite) as line:
+        for card in sorted(cards):
+            who = identity_pb2.ResolveClientRequest(identifiers=[identifier("loyalty_card", card)])
+            client = await line.identity.ResolveClient(who)
+            asked = scoring_pb2.GetAttributionRequest(client_id=client.client_id)
+            for conversion in (await line.scoring.GetAttribution(asked)).conversions:
+                found[conversion.conversion_interaction_id] = {
+                    model.model: [credit.campaign_id for credit in model.credits] for model in conversion.models
+                }
+    return found

@@ -54,19 +54,20 @@ def load(seed: int, events: int) -> Iterator[Interaction]:
         if draw() < 0.02:
             at -= below(3_600_000_000)
         key = f"{rng.getrandbits(96):024x}"
-        kind = draw()
+        # People have habits: six of ten contacts are of the kind that is theirs.
+        kind = person * 0.618_034 % 1 if draw() < 0.6 else draw()
         if kind < 0.35:
             yield _visit(key, at, seed, person, signed_in=draw() < 0.4)
         elif kind < 0.60:
             yield _purchase(key, at, seed, person, below(1, 20_000) * 10_000)
         elif kind < 0.70:
-            yield _call(key, at, seed, person, MATTERS[below(4)], below(600) * 1_000_000)
+            yield _call(key, at, seed, person, matter=MATTERS[below(4)], wait=below(600) * 1_000_000)
         elif kind < 0.80:
             yield _app(key, at, seed, person)
         elif kind < 0.95:
             yield _mailing(key, at, seed, person, below(40))
         else:
-            yield _survey(key, at, seed, person, below(11), WORDS[below(5)])
+            yield _survey(key, at, seed, person, score=below(11), words=WORDS[below(5)])
 
 
 def probe(seed: int, person: int, number: int) -> Interaction:
@@ -115,7 +116,7 @@ def _purchase(key: str, at: int, seed: int, person: int, micros: int) -> Interac
     )
 
 
-def _call(key: str, at: int, seed: int, person: int, matter: str, wait: int) -> Interaction:
+def _call(key: str, at: int, seed: int, person: int, *, matter: str, wait: int) -> Interaction:
     return Interaction(
         source="telephony",
         source_interaction_id=key,
@@ -168,7 +169,7 @@ def _mailing(key: str, at: int, seed: int, person: int, campaign: int) -> Intera
     )
 
 
-def _survey(key: str, at: int, seed: int, person: int, score: int, words: str) -> Interaction:
+def _survey(key: str, at: int, seed: int, person: int, *, score: int, words: str) -> Interaction:
     return Interaction(
         source="surveys",
         source_interaction_id=key,

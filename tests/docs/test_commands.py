@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import StartSuite
+from line import StartSuite
 
 from throughline_client.suite.suite import Suite
 from throughline_demo.households import write_households

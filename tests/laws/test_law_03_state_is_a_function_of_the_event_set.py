@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import StartSuite
-from line import connect, scattered_history, shuffled
+from line import StartSuite, connect, scattered_history, shuffled
 
 from throughline_client.suite.suite import Suite
 

@@ -45,10 +45,9 @@ def recorded(
     hashes = []
     for each in map(clear, identifiers):
         hashed = HASHER.identify(each.type, each.value)
+        shape = interaction_pb2.IdentifierShape.ValueType(int(hashed.shape))
         hashes.append(
-            interaction_pb2.IdentifierHash(
-                type=each.type, hash=hashed.hash, assurance=each.assurance, shape=int(hashed.shape)
-            )
+            interaction_pb2.IdentifierHash(type=each.type, hash=hashed.hash, assurance=each.assurance, shape=shape)
         )
     hashes.sort(key=lambda each: (each.type, each.hash, each.assurance))
     persona = (

@@ -79,7 +79,7 @@ def test_what_was_added_is_found_through_merges_restarts_and_rollbacks(store: St
 
 
 def test_a_merge_that_was_rolled_back_loses_nothing(store: Store) -> None:
-    """What is held in memory goes only after the commit that moved it."""
+    """What was moved in vain is still where it was."""
     index = RunIndex(merge_at=4)
     with store.transaction() as tx:
         index.add(tx, {key(each): entry(each) for each in range(1, 40)})

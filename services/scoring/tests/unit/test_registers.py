@@ -4,7 +4,36 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from scoring.domain.registers import CaseRegister, CaseStep, JourneyRegister, Transition
+from scoring.domain.facts import FeedbackItem
+from scoring.domain.registers import CaseRegister, CaseStep, FeedbackRegister, JourneyRegister, Transition
+
+
+def test_an_item_is_whose_the_highest_attribution_says() -> None:
+    """And stands as it was received first, with the departments named last; in any order."""
+    first = FeedbackItem(1, "f", "", "s", "web", "", 0, 1, 9, 0, 0, "", 0, ())
+
+    def apply(register: FeedbackRegister, number: int) -> None:
+        match number:
+            case 0:
+                register.received("ann", first, (1, 1))
+            case 1:
+                register.received("bob", first._replace(score=2), (2, 4))
+            case 2:
+                register.reassigned("cy", (9, 2))
+            case 3:
+                register.reassigned("ann", (5, 7))
+            case 4:
+                register.classified(("desk",), 3)
+            case _:
+                register.classified(("shop",), 6)
+
+    for order in permutations(range(6)):
+        register = FeedbackRegister()
+        assert register.present() is None
+        for number in order:
+            apply(register, number)
+        assert register.owner == "cy"
+        assert register.present() == first._replace(departments=("shop",))
 
 
 def step(what: str, at: int, department: str = "") -> CaseStep:
@@ -58,6 +87,8 @@ def test_a_journey_stands_by_the_transitions_that_hold() -> None:
     journey = register.present("j")
     assert journey is not None
     assert (journey.state, journey.ended_at, journey.ended_event) == ("completed", 9, "e2")
+    register.retracted("e2", 3)
+    assert register.present("j") == journey
     register.retracted("e1", 5)
     journey = register.present("j")
     assert journey is not None

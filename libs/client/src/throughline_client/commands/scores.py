@@ -15,6 +15,19 @@ from throughline_client.commands.showing import plain, print_facts, print_json, 
 _KINDS = {short(name, "SUBJECT_KIND_"): number for name, number in events_pb2.SubjectKind.items() if number}
 _COLUMNS = ["metric", "aspect", "value", "95% interval", "n", "unit", "note", "score id"]
 MICRO = 1_000_000
+# What a board shows where nobody asked for other metrics, in this order.
+_ON_THE_BOARD = (
+    "volume",
+    "clients",
+    "nps",
+    "csat",
+    "ces",
+    "fcr",
+    "wait_time",
+    "measurement_coverage",
+    "value",
+    "value_after_costs",
+)
 
 
 def _figure(value: float) -> str:
@@ -74,26 +87,27 @@ async def scorecards(client: Throughline, *, kind: str, metrics: tuple[str, ...]
         return
     if answer.HasField("headline"):
         click.echo(answer.headline.text + "\n")
-    # A metric for which no subject has enough answers would only make the table wide.
-    names = {
-        score.metric: score.unit
-        for card in answer.scorecards
-        for score in card.scores
-        if not score.aspect and score.HasField("value")
-    }
+    else:
+        click.echo(f"No {kind} has enough answers for {headline or 'nps'}: none can be named the worst.\n")
+    told = {score.metric for card in answer.scorecards for score in card.scores if not score.aspect}
+    names = [name for name in metrics or _ON_THE_BOARD if name in told]
     rows: list[list[object]] = []
     for card in answer.scorecards:
-        figures = {score.metric: score for score in card.scores if not score.aspect}
-        rows.append([card.subject, *(_brief(figures.get(name)) for name in names)])
+        figures: dict[str, list[events_pb2.Score]] = {}
+        for score in card.scores:
+            if not score.aspect:
+                figures.setdefault(score.metric, []).append(score)
+        rows.append([card.subject, *(", ".join(map(_brief, figures.get(name, []))) for name in names)])
     print_table([kind, *names], rows)
 
 
-def _brief(score: events_pb2.Score | None) -> str:
-    if score is None:
-        return ""
+def _brief(score: events_pb2.Score) -> str:
+    if score.unit == "count":
+        return f"{score.value:,.0f}"
     if not score.HasField("value"):
         return f"- (n {score.n})"
-    return f"{_figure(score.value)} (n {score.n:,})"
+    unit = {"percent": "%", "points": ""}.get(score.unit, f" {score.unit}")
+    return f"{_figure(score.value)}{unit} (n {score.n:,})"
 
 
 @click.command("explain-score")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from hashlib import blake2b
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -24,7 +25,7 @@ from identity.application.records import (
     ProposalRow,
 )
 from throughline_eventlog import NewEvent, Reader, Transaction
-from throughline_kernel import Recorded, hex_id
+from throughline_kernel import Recorded
 
 Row = TypeVar("Row")
 
@@ -32,8 +33,11 @@ _ENCODE: Final = msgspec.msgpack.Encoder().encode
 
 
 def stream_of(kind: str, key: bytes) -> bytes:
-    """The stream (16 bytes) of a `client`, `persona`, `identifier` or `proposal`, or of the `rules`."""
-    return bytes.fromhex(hex_id("identity", kind, key))
+    """A name of 16 bytes: the stream of a `client`, `persona` or `identifier`, or of the `rules`; also an event's id.
+
+    `kind` has at most 16 letters.
+    """
+    return blake2b(key, digest_size=16, person=kind.encode()).digest()
 
 
 class Table(Generic[Row]):

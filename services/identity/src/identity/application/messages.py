@@ -73,10 +73,15 @@ class Cause:
 
 
 def presented(identifiers: Iterable[interaction_pb.IdentifierHash]) -> tuple[Presented, ...]:
-    """Identifiers as the domain sees them."""
-    return tuple(
+    """Identifiers as the domain sees them, each once: verified where it is presented both ways."""
+    found = tuple(
         Presented(each.type, each.hash, each.assurance == _VERIFIED, each.shape in _USABLE) for each in identifiers
     )
+    if len(found) < 2:
+        return found
+    verified = {each.hash for each in found if each.verified}
+    once = {each.hash: each for each in found if each.verified or each.hash not in verified}
+    return found if len(once) == len(found) else tuple(once.values())
 
 
 def order_key(facts: interaction_pb.InteractionFacts) -> OrderKey:
@@ -145,9 +150,10 @@ def reattributed(last: Attribution, client_id: bytes, previous: bytes, why: pb.E
 
 
 def evidence(basis: Basis, rules_version: int, *more: bytes) -> pb.Evidence:
-    """Evidence, with further events (16 bytes each, empty ones left out) behind those of the basis."""
-    ids = dict.fromkeys((*basis.evidence, *filter(None, more)))
-    return pb.Evidence(rule=basis.rule, rules_version=rules_version, event_ids=[each.hex() for each in ids])
+    """Evidence, with further events (16 bytes each; an empty one is none) behind those of the basis."""
+    ids = [each.hex() for each in basis.evidence]
+    ids += [each.hex() for each in more if each and each not in basis.evidence]
+    return pb.Evidence(rule=basis.rule, rules_version=rules_version, event_ids=ids)
 
 
 def identifier(type_: str, hash_: bytes, *, verified: bool = False) -> interaction_pb.IdentifierHash:

@@ -75,7 +75,7 @@ class Rulebook:
 
 def rules_event_id(version: int) -> bytes:
     """The id of the event that published a version: 16 bytes."""
-    return stream_of("rules published", str(version).encode())
+    return stream_of("published", str(version).encode())
 
 
 class InstallRules:

@@ -195,10 +195,9 @@ class Settlement:
         fit = alone(persona, self.rules)
         if fit is None:
             return False
+        # What was never seen before never named a client: the id is new.
         anchor = anchor_of(persona, fit.speaker, {})
         client_id = anchor.client_id
-        if self.ledger.clients.get(client_id) is not None:
-            return False
         client = ClientRow(
             LIVE,
             anchor,

@@ -283,9 +283,11 @@ def write_facts(  # noqa: C901, PLR0912 -- one line per field that is set; field
     if outcome:
         facts.outcome = outcome
     if value is not None:
-        facts.value.micros, facts.value.currency = value
+        amount = facts.value
+        amount.micros, amount.currency = value
     if cost is not None:
-        facts.cost.micros, facts.cost.currency = cost
+        amount = facts.cost
+        amount.micros, amount.currency = cost
     if wait_time:
         facts.wait_time = wait_time
     if handling_time:
@@ -367,7 +369,7 @@ class ContractCodec:
     def recorded(self, offer: Offer, interaction: Interaction, traits: bytes, presence: Presence) -> bytes:
         """An InteractionRecorded; `traits` is what this codec wrote."""
         facts = write_facts(offer.interaction_id, interaction, traits, presence)
-        return _FACTS + _prefixed(facts) + _personal(presence.sealed) + _CONTENT_MAC + _prefixed(offer.content_mac)
+        return b"".join((_FACTS, _length(facts), facts, _personal(presence.sealed), _CONTENT_MAC, offer.content_mac))
 
     def conflicted(
         self, offer: Offer, interaction: Interaction, traits: bytes, presence: Presence, *, recorded_content_mac: bytes
@@ -378,7 +380,7 @@ class ContractCodec:
         rest = events_pb2.InteractionConflicted(
             content_mac=offer.content_mac, recorded_content_mac=recorded_content_mac
         ).SerializeToString()
-        return _FACTS + _prefixed(facts) + _personal(presence.sealed) + rest
+        return b"".join((_FACTS, _length(facts), facts, _personal(presence.sealed), rest))
 
     def quarantined(self, offer: Offer, interaction: Interaction, standing: Standing, sealed: SealedBox) -> bytes:
         """An InteractionQuarantined."""
@@ -446,30 +448,36 @@ class ContractCodec:
 
 
 # Most of what is recorded is put together by hand from parts that are serialised already: tag, length, bytes. Tests
-# hold it against the messages themselves.
+# hold it against the messages themselves. Key ids and content MACs have 16 bytes, which stands in their tags.
 _FACTS: Final = b"\x0a"
 _PERSONAL: Final = b"\x12"
-_CONTENT_MAC: Final = b"\x1a"
-_KEY_ID: Final = b"\x0a"
+_CONTENT_MAC: Final = b"\x1a\x10"
+_KEY_ID: Final = b"\x0a\x10"
 _BOX: Final = b"\x12"
 
 
 def _personal(sealed: SealedBox | None) -> bytes:
     if sealed is None:
         return b""
-    return _PERSONAL + _prefixed(_KEY_ID + _prefixed(sealed.key_id) + _BOX + _prefixed(sealed.box))
+    key_id, box = sealed
+    content = b"".join((_KEY_ID, key_id, _BOX, _length(box), box))
+    return b"".join((_PERSONAL, _length(content), content))
 
 
-def _prefixed(part: bytes) -> bytes:
+def _length(part: bytes) -> bytes:
+    """The part's length as a varint."""
     length = len(part)
-    if length < 0x80:
-        return _LENGTHS[length] + part
-    size = bytearray()
+    return _LENGTHS[length] if length < _COMMON else _varint(length)
+
+
+def _varint(length: int) -> bytes:
+    encoded = bytearray()
     while length > 0x7F:
-        size.append(length & 0x7F | 0x80)
+        encoded.append(length & 0x7F | 0x80)
         length >>= 7
-    size.append(length)
-    return bytes(size) + part
+    encoded.append(length)
+    return bytes(encoded)
 
 
-_LENGTHS: Final = [bytes((length,)) for length in range(0x80)]
+_COMMON: Final = 2_048
+_LENGTHS: Final = [_varint(length) for length in range(_COMMON)]

@@ -38,7 +38,6 @@ class RunIndex:
     def __init__(self, *, merge_at: int = MERGE_AT) -> None:
         self._merge_at = merge_at
         self._recent: list[dict[bytes, bytes]] | None = None
-        self._merged: int | None = None
 
     def find(self, tx: Transaction, keys: Collection[bytes]) -> dict[bytes, IndexEntry]:
         """Those of the interactions that are recorded."""
@@ -72,6 +71,8 @@ class RunIndex:
         longest = max(range(SLICES), key=lambda slice_: len(recent[slice_]))
         if len(recent[longest]) >= self._merge_at:
             self._merge(tx, longest, recent[longest])
+            # Where this is rolled back everything is read again; whoever reads an older view finds it in the runs.
+            recent[longest] = {}
 
     def locate(self, reader: Reader, key: bytes) -> IndexEntry | None:
         """One interaction, from any thread. Where it is newer than the reader's view, that has no event there."""
@@ -87,27 +88,20 @@ class RunIndex:
     def rolled_back(self) -> None:
         """What was added last is not in the log: reads it all again when next asked."""
         self._recent = None
-        self._merged = None
 
     def _current(self, tx: Transaction) -> list[dict[bytes, bytes]]:
         if self._recent is None:
             self._recent = [{} for _ in range(SLICES)]
-            self._merged = None
             for name, run in tx.scan(RUNS):
                 slice_ = self._recent[name[0]]
                 for at in range(0, len(run), _ENTRY):
                     slice_[run[at : at + _KEY]] = run[at + _KEY : at + _ENTRY]
-        elif self._merged is not None:
-            # Only now is it certain that the merge was committed; until then others may have needed what it holds.
-            self._recent[self._merged] = {}
-            self._merged = None
         return self._recent
 
     def _merge(self, tx: Transaction, slice_: int, entries: Mapping[bytes, bytes]) -> None:
         tx.put_many(SETTLED, entries)
         for name, _ in list(tx.scan(RUNS, prefix=bytes((slice_,)))):
             tx.delete(RUNS, name)
-        self._merged = slice_
 
 
 def _in_runs(reader: Reader, slice_: int, key: bytes) -> bytes | None:

@@ -18,9 +18,10 @@ from scoring.domain.tally import Tally
 from throughline_eventlog import NewEvent, Transaction
 from throughline_kernel import Recorded
 
-# Facts of all clients held together; a fact takes about 1 KB.
-HELD_FACTS: Final = 60_000
+# Facts of all clients held together; a fact takes about 1 KB, a client as much as three.
+HELD_FACTS: Final = 90_000
 HELD_COUNTERS: Final = 100_000
+CLIENT_WEIGHT: Final = 3
 # A snapshot is written when the stream grew by half beyond the last one: loading stays short, and writing is paid
 # once a doubling.
 SNAPSHOT_TAIL: Final = 8
@@ -48,6 +49,7 @@ class Book:
         self._touched: dict[str, Held] = {}
         self._events: list[NewEvent] = []
         self._writers: list[Held] = []
+        self._snapshots: dict[bytes, bytes] = {}
         self.tally = Tally()
         self.metrics = Metrics()
 
@@ -63,6 +65,7 @@ class Book:
         self._touched = {}
         self._events = []
         self._writers = []
+        self._snapshots = {}
         self.tally = Tally()
 
     def definitions(self, tx: Transaction) -> dict[tuple[str, int], MetricDefinition]:
@@ -94,7 +97,9 @@ class Book:
             client = loaded.get(client_id)
             if client is None:
                 client = Client(client_id)
-            held[client_id] = Held(client, heads.get(client_id, Head()), ledger.client_stream(client_id), len(client))
+            held[client_id] = Held(
+                client, heads.get(client_id, Head()), ledger.client_stream(client_id), len(client) + CLIENT_WEIGHT
+            )
             self._weight += held[client_id].weight
 
     def __getitem__(self, client_id: str) -> Held:
@@ -137,7 +142,6 @@ class Book:
         self._write_case_ends(tx)
         self._write_counters(tx)
         self._begin()
-        self._let_go()
 
     def drop_metric(self, tx: Transaction, metric: str) -> None:
         """Deletes what was counted for a metric of one's own."""
@@ -163,19 +167,17 @@ class Book:
             )
 
     def _write_clients(self, tx: Transaction) -> None:
-        heads: dict[bytes, bytes] = {}
-        snapshots: dict[bytes, bytes] = {}
-        for client_id, held in self._touched.items():
-            head, key = held.head, bytes.fromhex(client_id)
-            weight = len(held.client)
+        for held in self._touched.values():
+            weight = len(held.client) + CLIENT_WEIGHT
             self._weight += weight - held.weight
             held.weight = weight
-            if head.version - head.snapshot_version >= max(SNAPSHOT_TAIL, weight // 2) or not weight:
-                snapshots[key] = rows.pack_facts(held.client.facts())
-                head.snapshot_version = head.version
-            heads[key] = rows.pack_head(head)
+            head = held.head
+            if head.version - head.snapshot_version >= max(SNAPSHOT_TAIL, weight // 2) or not len(held.client):
+                self._snapshots[bytes.fromhex(held.client.client_id)] = _snapshot(held)
+        self._let_go()
+        tx.put_many(rows.SNAPSHOTS, self._snapshots)
+        heads = {bytes.fromhex(client_id): rows.pack_head(held.head) for client_id, held in self._touched.items()}
         tx.put_many(rows.CLIENTS, heads)
-        tx.put_many(rows.SNAPSHOTS, snapshots)
 
     def _write_case_ends(self, tx: Transaction) -> None:
         changes = self.tally.case_ends
@@ -215,6 +217,17 @@ class Book:
             known.clear()
 
     def _let_go(self) -> None:
+        """Lets go of what is too much to hold. What changed since its snapshot gets a new one: it is short to load
+        again.
+        """
         while self._weight > self._held_facts and len(self._held) > 1:
-            _, held = self._held.popitem(last=False)
+            client_id, held = self._held.popitem(last=False)
             self._weight -= held.weight
+            if held.head.version > held.head.snapshot_version:
+                self._snapshots[bytes.fromhex(client_id)] = _snapshot(held)
+                self._touched[client_id] = held
+
+
+def _snapshot(held: Held) -> bytes:
+    held.head.snapshot_version = held.head.version
+    return rows.pack_facts(held.client.facts())

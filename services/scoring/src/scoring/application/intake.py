@@ -299,11 +299,10 @@ class FeedbackIntake:
                 register.received(owner, messages.feedback_of(message), (message.attribution_position, position))
             case feedback.FeedbackReassigned():
                 register.reassigned(owner, (message.attribution_position, position))
-            case _ if not dead:
+            case _:
+                # Which departments own an item says nothing of its client.
                 departments = dict.fromkeys(each.department for each in message.assignments if each.department)
                 register.classified(tuple(sorted(departments)), position)
-            case _:
-                return
         self._tell(event, message.feedback_id, registers)
 
     def _tell(self, event: Recorded, feedback_id: str, registers: dict[str, FeedbackRegister]) -> None:

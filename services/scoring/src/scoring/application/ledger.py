@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from scoring.application import rows
 from scoring.application.messages import CLIENT_EVENTS, client_of, definition_of, evolve
 from scoring.application.rows import Head
-from scoring.domain.client import Client, restore
+from scoring.domain.client import Client
 from scoring.domain.facts import Contact
 from scoring.domain.metrics import MetricDefinition, Metrics
 from scoring.domain.tally import Counter, Tally
@@ -46,7 +46,7 @@ def load(reader: Reader, known: dict[str, Head], until: int | None = None) -> di
     packed = reader.get_many(rows.SNAPSHOTS, [bytes.fromhex(client_id) for client_id in fresh])
     for key, row in packed.items():
         client_id = key.hex()
-        clients[client_id] = restore(client_id, rows.unpack_facts(row), NO_METRICS)
+        clients[client_id] = Client.of(client_id, rows.unpack_facts(row))
     ignored = Tally()
     stale = [client_id for client_id in clients if known[client_id].version > known[client_id].snapshot_version]
     short = [client_id for client_id in (*stale, *whole) if known[client_id].version <= SHORT_STREAM]

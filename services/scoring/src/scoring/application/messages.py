@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from sys import intern
 from typing import Any, Final
 
 from scoring.domain.catalogue import Formula
@@ -50,20 +51,20 @@ def contact_of(facts: interaction.InteractionFacts) -> Contact:
     cost = facts.cost if facts.HasField("cost") else None
     return Contact(
         facts.occurred_at,
-        facts.source,
+        intern(facts.source),
         facts.sequence,
         facts.interaction_id,
-        facts.channel,
-        facts.touchpoint,
-        facts.kind,
-        facts.campaign_id,
+        intern(facts.channel),
+        intern(facts.touchpoint),
+        intern(facts.kind),
+        intern(facts.campaign_id),
         facts.case_id,
-        facts.matter,
-        facts.outcome,
+        intern(facts.matter),
+        intern(facts.outcome),
         value.micros if value is not None else 0,
-        plain(value.currency) if value is not None else "",
+        intern(plain(value.currency)) if value is not None else "",
         cost.micros if cost is not None else 0,
-        plain(cost.currency) if cost is not None else "",
+        intern(plain(cost.currency)) if cost is not None else "",
         max(0, facts.wait_time),
         max(0, facts.handling_time),
         flags,

@@ -200,6 +200,43 @@ class Client:
             move_case_end({}, changes, tally, own)
         return tally.counters()
 
+    @staticmethod
+    def of(client_id: str, facts: Facts) -> Client:
+        """The client that the facts make: as noting them one by one, without counting them anew."""
+        client = Client(client_id)
+        client.order = [contact for contact in facts.contacts if not contact.flags & STAFF]
+        client.staff = {contact.interaction_id: contact for contact in facts.contacts if contact.flags & STAFF}
+        client.contacts = {contact.interaction_id: contact for contact in client.order}
+        for contact in client.order:
+            client._index(contact)
+        ignored = Tally()
+        for item in facts.feedback:
+            client.note_feedback(item, ignored)
+        for case in facts.cases:
+            client.note_case(case, ignored)
+        for journey in facts.journeys:
+            client.note_journey(journey, ignored, Metrics())
+        return client
+
+    def _index(self, contact: Contact) -> None:
+        """Puts a contact, the last in canonical order so far, where `note_contact` would."""
+        subjects = dimensions.of_contact(contact).subjects
+        count = self.seen.get(subjects, 0)
+        self.seen[subjects] = count + 1
+        if not count:
+            for subject in subjects:
+                self.subjects[subject] = self.subjects.get(subject, 0) + 1
+        if contact.flags & IDENTIFIED:
+            self.identified += 1
+        if contact.matter:
+            self.chains.setdefault(contact.matter, []).append(contact)
+        if contact.case_id:
+            self.in_cases.setdefault(contact.case_id, []).append(contact)
+        if contact.kind in TOUCHES:
+            self.touches.append(contact)
+        if contact.kind in CONVERSIONS:
+            self.conversions.append(contact)
+
     # -- contacts
 
     def note_contact(self, contact: Contact, tally: Tally, metrics: Metrics) -> None:
@@ -337,6 +374,8 @@ class Client:
         before = chain[at - 1] if at else None
         after = chain[at + 1] if at + 1 < len(chain) else None
         del chain[at]
+        if not chain:
+            del self.chains[contact.matter]
         if self.identified:
             self._neighbours(before, contact, after, tally, -1)
 
