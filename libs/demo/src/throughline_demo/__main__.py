@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def _throughline(suite: Suite, *arguments: str) -> list[str]:
 
 def _show(suite: Suite, *arguments: str, ends: int = 0) -> None:
     """Runs the command as a person would; with `ends`, shows that many lines of its beginning and of its end."""
-    console.print(f"\n[bold]$ throughline {' '.join(arguments)}[/bold]", highlight=False)
+    console.print(f"\n[bold]$ throughline {shlex.join(arguments)}[/bold]", highlight=False)
     environment = {**os.environ, "COLUMNS": str(console.width)}
     if ends:
         run = subprocess.run(

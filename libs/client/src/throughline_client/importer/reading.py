@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Rejected = Callable[[Reject], None]
 
 
-class Table:
+class Table(ABC):
     """One data file. `columns` are its columns, in order; `done` and `size` tell how far the reading is."""
 
     def __init__(self, path: Path, spec: FileSpec) -> None:
@@ -47,16 +48,17 @@ class Table:
         self._spec = spec
 
     @property
+    @abstractmethod
     def done(self) -> int:
         """How much of `size` is read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, wanted: Sequence[str], rejected: Rejected) -> Iterator[tuple[int, list[str]]]:
         """Gives (row number, the wanted columns) for each good row; every other row goes to `rejected`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Lets go of the file."""
 
     def _cleaner(self, wanted: Sequence[str]) -> Callable[[Iterable[str]], list[str]]:
         blanks = self._spec.blanks
