@@ -150,7 +150,7 @@ def shuffled(up: Upstream, data: st.DataObject) -> Callable[[Ears], None]:
     return run
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(STEPS, st.data())
 def test_law_3_any_order_repetition_and_batching_leave_one_state(steps: list[Step], data: st.DataObject) -> None:
     """The same digest whatever the order of arrival, also when hardly anything is held in memory."""
@@ -178,38 +178,15 @@ def interleaved(logs: list[Log], data: st.DataObject) -> Callable[[Ears], None]:
     return run
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(STEPS, st.integers(0, 2), STEPS, st.data())
-def test_law_3_a_forgotten_client_is_gone_whatever_came_first(
-    before: list[Step], who: int, after: list[Step], data: st.DataObject
-) -> None:
-    """Every log drops the client; what came after counts, what came before does not, in any interleaving."""
-    up = story(before)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(STEPS, st.integers(0, 2), st.data())
+def test_law_3_a_forgotten_client_is_gone_whatever_came_first(steps: list[Step], who: int, data: st.DataObject) -> None:
+    """Every log drops the client, whose id identity never gives out again: in any interleaving nothing is left."""
+    up = story(steps)
     client = CLIENTS[who]
     up.forgotten(client)
     up.feedback.add(feedback.ClientDropped(client_id=client_id(client), identity_position=1))
     up.journey.add(journey.ClientDropped(client_id=client_id(client), identity_position=1))
-    later = story([("contact", who, 1, 3), *after])
-    for log, more in ((up.identity, later.identity), (up.feedback, later.feedback), (up.journey, later.journey)):
-        known = {event.event_id for event in log.events}
-        for event in more.events:
-            if event.event_id not in known:
-                log.events.append(
-                    Recorded(
-                        len(log.events) + 1,
-                        event.stream_id,
-                        event.version,
-                        event.type,
-                        event.event_id,
-                        1,
-                        event.occurred_at,
-                        event.recorded_at,
-                        "",
-                        "",
-                        "",
-                        event.payload,
-                    )
-                )
     expected, replay = heard(lambda ears: ears.hear_all(up))
     assert replay == expected
     state, replay = heard(interleaved([up.identity, up.feedback, up.journey], data), held_facts=1)

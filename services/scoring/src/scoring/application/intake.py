@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from scoring.application import messages, rows
 from scoring.application.book import Book, Held
 from scoring.domain.client import Facts
+from scoring.domain.facts import CaseItem, JourneyItem
 from scoring.domain.registers import CaseRegister, CaseStep, FeedbackRegister, JourneyRegister, Transition
 from throughline.feedback.v1 import events_pb2 as feedback
 from throughline.identity.v1 import events_pb2 as identity
@@ -156,20 +157,22 @@ class IdentityIntake:
                 book.append(held, messages.FEEDBACK_SCORED, scored, item.at, event)
             else:
                 _orphaned(tx, item.feedback_id)
-        for case in facts.cases:
-            if survivors.case(case.case_id):
+        for known in facts.cases:
+            case = survivors.case(known.case_id)
+            if case is not None:
                 client.note_case(case, book.tally)
                 noted = messages.case_noted(client.client_id, case, 0).SerializeToString()
                 book.append(held, messages.CASE_NOTED, noted, case.opened_at, event)
             else:
-                tx.delete(rows.CASES, bytes.fromhex(case.case_id))
-        for journey_item in facts.journeys:
-            if survivors.journey(journey_item.journey_id):
+                tx.delete(rows.CASES, bytes.fromhex(known.case_id))
+        for told_before in facts.journeys:
+            journey_item = survivors.journey(told_before.journey_id)
+            if journey_item is not None:
                 client.note_journey(journey_item, book.tally, book.metrics)
                 told = messages.journey_noted(client.client_id, journey_item, 0).SerializeToString()
                 book.append(held, messages.JOURNEY_NOTED, told, journey_item.started_at, event)
             else:
-                tx.delete(rows.JOURNEYS, bytes.fromhex(journey_item.journey_id))
+                tx.delete(rows.JOURNEYS, bytes.fromhex(told_before.journey_id))
 
 
 class _Survivors:
@@ -207,18 +210,21 @@ class _Survivors:
         row = self._tx.get(rows.FEEDBACK, bytes.fromhex(feedback_id))
         return row is not None and 0 < self._head.feedback_dropped < rows.unpack_feedback(row).last_position
 
-    def case(self, case_id: str) -> bool:
-        """As `feedback`, of a case."""
+    def case(self, case_id: str) -> CaseItem | None:
+        """What stands of the case by what feedback said after it dropped the client."""
         row = self._tx.get(rows.CASES, bytes.fromhex(case_id))
-        return row is not None and 0 < self._head.feedback_dropped < max(rows.unpack_case(row).steps, default=0)
+        if row is None or not self._head.feedback_dropped:
+            return None
+        case = rows.unpack_case(row).present(case_id, self._head.feedback_dropped)
+        return None if case is None or case.state == "withdrawn" else case
 
-    def journey(self, journey_id: str) -> bool:
-        """Whether journey said it after it dropped the client."""
+    def journey(self, journey_id: str) -> JourneyItem | None:
+        """What stands of the journey by what journey said after it dropped the client."""
         row = self._tx.get(rows.JOURNEYS, bytes.fromhex(journey_id))
         if row is None or not self._head.journey_dropped:
-            return False
-        transitions = rows.unpack_journey(row).transitions.values()
-        return any(each.alive and each.position > self._head.journey_dropped for each in transitions)
+            return None
+        item = rows.unpack_journey(row).present(journey_id, self._head.journey_dropped)
+        return None if item is None or item.state == "retracted" else item
 
 
 def _orphaned(tx: Transaction, feedback_id: str) -> FeedbackRegister:
@@ -343,7 +349,7 @@ class FeedbackIntake:
         channel = message.channel if isinstance(message, feedback.CaseOpened) else ""
         step = CaseStep(what, event.occurred_at, event.event_id.hex(), department, channel)
         register.said(message.client_id, step, position)
-        case = register.present(message.case_id)
+        case = register.present(message.case_id, held.head.feedback_dropped)
         known = held.client.cases.get(message.case_id)
         if case is None or case == known or (known is None and case.state == "withdrawn"):
             return
@@ -377,14 +383,16 @@ class FeedbackIntake:
             book.append(held, messages.FEEDBACK_WITHDRAWN, withdrawn.SerializeToString(), item.at, event)
             items[item.feedback_id] = _orphaned(tx, item.feedback_id)
         for case in list(held.client.cases.values()):
-            if survivors.case(case.case_id):
+            left = survivors.case(case.case_id)
+            if left == case:
                 continue
-            gone = case._replace(state="withdrawn")
-            held.client.note_case(gone, book.tally)
-            noted = messages.case_noted(client_id, gone, event.position).SerializeToString()
+            now = left or case._replace(state="withdrawn")
+            held.client.note_case(now, book.tally)
+            noted = messages.case_noted(client_id, now, event.position).SerializeToString()
             book.append(held, messages.CASE_NOTED, noted, event.occurred_at, event)
-            cases.pop(case.case_id, None)
-            tx.delete(rows.CASES, bytes.fromhex(case.case_id))
+            if left is None:
+                cases.pop(case.case_id, None)
+                tx.delete(rows.CASES, bytes.fromhex(case.case_id))
 
 
 _ItemSaid = feedback.FeedbackReceived | feedback.FeedbackReassigned | feedback.FeedbackClassified
@@ -544,10 +552,12 @@ class JourneyIntake:
 
     def _tell(self, event: Recorded, journey_id: str, register: JourneyRegister) -> None:
         book = self._book
-        item = register.present(journey_id)
-        if item is None:
+        if not register.client:
             return
         held = book[register.client]
+        item = register.present(journey_id, held.head.journey_dropped)
+        if item is None:
+            return
         known = held.client.journeys.get(journey_id)
         if item == known or (known is None and item.state == "retracted"):
             return
@@ -564,11 +574,13 @@ class JourneyIntake:
         book.touch(held)
         survivors = _Survivors(tx, held)
         for item in list(held.client.journeys.values()):
-            if survivors.journey(item.journey_id):
+            left = survivors.journey(item.journey_id)
+            if left == item:
                 continue
-            gone = item._replace(state="retracted")
-            held.client.note_journey(gone, book.tally, book.metrics)
-            noted = messages.journey_noted(client_id, gone, event.position).SerializeToString()
+            now = left or item._replace(state="retracted")
+            held.client.note_journey(now, book.tally, book.metrics)
+            noted = messages.journey_noted(client_id, now, event.position).SerializeToString()
             book.append(held, messages.JOURNEY_NOTED, noted, event.occurred_at, event)
-            registers.pop(item.journey_id, None)
-            tx.delete(rows.JOURNEYS, bytes.fromhex(item.journey_id))
+            if left is None:
+                registers.pop(item.journey_id, None)
+                tx.delete(rows.JOURNEYS, bytes.fromhex(item.journey_id))

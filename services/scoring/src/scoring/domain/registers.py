@@ -84,13 +84,14 @@ class CaseRegister:
         elif position > self.withdrawn_position:
             self.steps[position] = step
 
-    def present(self, case_id: str) -> CaseItem | None:
+    def present(self, case_id: str, after: int = 0) -> CaseItem | None:
         """The case as it stands: withdrawn where nothing of it holds; none where nothing is known of it yet.
 
+        Only what was said behind the position `after` counts.
         The first opening and acknowledgement count, and the last resolution that no reopening followed.
         """
         case = CaseItem(case_id, "", "", "withdrawn", 0, 0, 0, "", "", "")
-        for position in sorted(self.steps):
+        for position in sorted(each for each in self.steps if each > after):
             step = self.steps[position]
             if step.department:
                 case = case._replace(department=step.department)
@@ -149,16 +150,17 @@ class JourneyRegister:
         if position > known.position:
             self.transitions[event_id] = known._replace(position=position, alive=False)
 
-    def present(self, journey_id: str) -> JourneyItem | None:
-        """The journey as it stands: retracted where no start of it holds; none where nothing is known of it yet."""
+    def present(self, journey_id: str, after: int = 0) -> JourneyItem | None:
+        """The journey as it stands: retracted where no start of it holds; none where nothing is known of it yet.
+
+        Only what was said behind the position `after` counts.
+        """
         if not self.client:
             return None
         alive = sorted(
-            (
-                (each.at, each.interaction_id, event_id, each)
-                for event_id, each in self.transitions.items()
-                if each.alive
-            )
+            (each.at, each.interaction_id, event_id, each)
+            for event_id, each in self.transitions.items()
+            if each.alive and each.position > after
         )
         start = next((row for row in alive if row[3].what == "started"), None)
         if start is None:
