@@ -89,16 +89,21 @@ async def scorecards(client: Throughline, *, kind: str, metrics: tuple[str, ...]
         click.echo(answer.headline.text + "\n")
     else:
         click.echo(f"No {kind} has enough answers for {headline or 'nps'}: none can be named the worst.\n")
-    told = {score.metric for card in answer.scorecards for score in card.scores if not score.aspect}
+    # The aspect of an amount is its currency, that of an answer is its question: only the overall one is on the board.
+    told = {score.metric for card in answer.scorecards for score in card.scores if _overall(score)}
     names = [name for name in metrics or _ON_THE_BOARD if name in told]
     rows: list[list[object]] = []
     for card in answer.scorecards:
         figures: dict[str, list[events_pb2.Score]] = {}
         for score in card.scores:
-            if not score.aspect:
+            if _overall(score):
                 figures.setdefault(score.metric, []).append(score)
         rows.append([card.subject, *(", ".join(map(_brief, figures.get(name, []))) for name in names)])
     print_table([kind, *names], rows)
+
+
+def _overall(score: events_pb2.Score) -> bool:
+    return not score.aspect or score.metric in {"value", "cost", "value_after_costs"}
 
 
 def _brief(score: events_pb2.Score) -> str:
