@@ -377,7 +377,10 @@ async def reads(bench: Bench, line: Line, seed: int) -> None:
     await line.settled(SETTLING)
     line.suite.restart("journey")
     # Connects again: what is timed is reading.
-    await _seen(line, journey_pb2.ResumeContextRequest(identifiers=[identifier("email", "nobody@post.eu")]))
+    await _seen(
+        line,
+        journey_pb2.ResumeContextRequest(identifiers=[identifier("email", "nobody@post.eu")], channel="phone"),
+    )
     bench.report.add(*_reading("cold client, after a restart", await _timed(line, known)))
     bench.report.add(*_reading("warm client", await _timed(line, known)))
     one = journey_pb2.ResumeContextRequest(
