@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -72,8 +73,6 @@ def nanoseconds(moment: str) -> int:
     >>> nanoseconds("1970-01-01T00:00:01.000000002Z")
     1000000002
     """
-    from datetime import datetime  # noqa: PLC0415 # only here
-
     text = moment.removesuffix("Z")
     offset = "+00:00"
     if len(text) > 6 and text[-6] in "+-" and text[-3] == ":":
