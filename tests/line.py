@@ -15,17 +15,11 @@ from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc, interact
 from throughline.journey.v1 import journey_pb2_grpc
 from throughline.scoring.v1 import scoring_pb2_grpc
 from throughline_client.endpoints import SERVICES
+from throughline_client.sdk.settling import behind
 from throughline_client.suite.suite import Suite
 from throughline_rpc import open_channel
 from throughline_testkit import eventually
 
-UPSTREAMS = {
-    "ingestion": ("identity",),
-    "identity": ("ingestion",),
-    "journey": ("identity", "feedback"),
-    "feedback": ("identity",),
-    "scoring": ("identity", "feedback", "journey"),
-}
 CHANNELS = {
     "web": interaction_pb2.ChannelTraits(name="Web", group="site"),
     "store": interaction_pb2.ChannelTraits(name="Store", physical=True, assisted=True, group="store"),
@@ -80,13 +74,7 @@ class Line:
 
         async def quiet() -> dict[str, eventlog_pb2.GetCheckpointResponse]:
             now = await self.checkpoints()
-            for name, upstreams in UPSTREAMS.items():
-                taken = {inbox.stream: inbox.position for inbox in now[name].inbox}
-                for upstream in upstreams:
-                    # A service that was never told anything has no inbox yet.
-                    if now[upstream].position > taken.get(f"TL_{upstream.upper()}_0", 0):
-                        return {}
-            return now
+            return {} if behind(now) else now
 
         return await eventually(quiet, seconds, why="some service has not taken everything")
 

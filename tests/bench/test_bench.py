@@ -22,12 +22,13 @@ import pytest
 from bench import floors
 from bench.loads import CHANNELS, SOURCES, clients_of, email_of, load, probe, write_requests
 from bench.measuring import ROOT, Cpu, Figure, Report, memory_mb, percentile
-from line import UPSTREAMS, Line, connect, identifier
+from line import Line, connect, identifier
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc
 from throughline.journey.v1 import journey_pb2
 from throughline_client.endpoints import SERVICES
+from throughline_client.sdk.settling import UPSTREAMS, taken_of
 from throughline_client.suite.suite import Suite
 from throughline_eventlog import StoreSettings, open_store
 from throughline_replay import StoredLog, make_folds, replay_log
@@ -207,12 +208,12 @@ async def catch_up(bench: Bench, line: Line, name: str) -> None:
     line.suite.end("nats")
     line.suite.restart(name, wait=False)
     pid = line.suite.pids[name]
-    while (held := await taken_of(line, name, upstream)) is None:
+    while (held := await held_of(line, name, upstream)) is None:
         pass
     line.suite.restart("nats")
     taken, began, cpu = held, 0.0, Cpu({name: pid})
     while taken < goal:
-        taken = await taken_of(line, name, upstream) or taken
+        taken = await held_of(line, name, upstream) or taken
         if taken == held:
             began, cpu = time.perf_counter(), Cpu({name: pid})
     seconds = time.perf_counter() - began
@@ -230,16 +231,15 @@ async def catch_up(bench: Bench, line: Line, name: str) -> None:
     )
 
 
-async def taken_of(line: Line, name: str, upstreams: Iterable[str]) -> int | None:
+async def held_of(line: Line, name: str, upstreams: Iterable[str]) -> int | None:
     """How far a consumer has got in all its upstreams together; None while it does not answer."""
     try:
         checkpoint = await line.logs[name].GetCheckpoint(_CHECKPOINT, timeout=5.0)
     except grpc.aio.AioRpcError:
         await asyncio.sleep(LOOK_AGAIN)
         return None
-    taken = {inbox.stream: inbox.position for inbox in checkpoint.inbox}
     await asyncio.sleep(LOOK_AGAIN)
-    return sum(taken.get(f"TL_{upstream.upper()}_0", 0) for upstream in upstreams)
+    return sum(taken_of(checkpoint, upstream) for upstream in upstreams)
 
 
 # The line.

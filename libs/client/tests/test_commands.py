@@ -134,7 +134,7 @@ def test_status_tells_positions_lags_and_tallies(run: Run, client: Throughline) 
     assert table.exit_code == 0
     for word in ("ingestion", "SERVING", "position"):
         assert word in table.output
-    found = parsed(run("status", "--digest", "-o", "json"))
+    found = parsed(run("status", "--wait", "60", "--digest", "-o", "json"))
     assert set(found["services"]) == {"ingestion", "identity", "journey", "feedback", "scoring"}
     journey = found["services"]["journey"]
     assert journey["health"] == "SERVING"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from throughline_client.sdk.journey import JourneyClient
 from throughline_client.sdk.logs import LogClient
 from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
+from throughline_client.sdk.settling import Behind, behind
 from throughline_rpc import RemoteRefusal, open_channel
 
 _LOG_SERVICE: ServiceDescriptor = eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"]
@@ -39,6 +40,8 @@ _DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
 }
 # Sealed answers are read from ingestion this many at a time.
 _READS = 16
+# Seconds between two looks at how far everyone is.
+_LOOK_AGAIN = 0.1
 
 
 class Throughline:
@@ -110,6 +113,21 @@ class Throughline:
         if service not in SERVICES:
             raise ValueError(f"{service!r} is no service; there are: {', '.join(SERVICES)}")
         return LogClient(self.channel(service), _DESCRIPTORS[service].full_name)
+
+    async def settled(self, seconds: float, told: Callable[[Sequence[Behind]], None] | None = None) -> list[Behind]:
+        """Waits until everyone has taken everything that is in the logs; who has not, where that takes too long.
+
+        `told` hears at every look who is still behind. Raises: RemoteRefusal where a service is away, EndpointError.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            late = behind({service: await self.log(service).checkpoint() for service in SERVICES})
+            if told is not None:
+                told(late)
+            if not late or loop.time() >= deadline:
+                return late
+            await asyncio.sleep(_LOOK_AGAIN)
 
     # What most callers need.
 

@@ -24,22 +24,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from throughline.eventlog.v1 import eventlog_pb2, eventlog_pb2_grpc
 from throughline.ingestion.v1 import ingestion_pb2_grpc
-from throughline_client.endpoints import SERVICES
 from throughline_client.suite.suite import Suite, SuiteError
 from throughline_demo.households import Truth, first_redeemer, write_households
 from throughline_demo.story import PHONE, registrations, story
 from throughline_rpc import open_channel
 
 ALL_HOUSEHOLDS: Final = 2_469
-UPSTREAMS: Final = {
-    "identity": ("ingestion",),
-    "feedback": ("identity",),
-    "journey": ("identity", "feedback"),
-    "scoring": ("identity", "feedback", "journey"),
-}
-SETTLING_SECONDS: Final = 1_800.0
+SETTLING_SECONDS: Final = "1800"
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -83,10 +75,8 @@ def _tell(suite: Suite, truth: Truth) -> None:
     _heading("2. Six channels report one client (scripted by us, and marked as such)")
     asyncio.run(_register(suite))
     _show(suite, "record", str(_write_story(suite.folder)))
-    with _waiting("identity, journey, feedback and scoring take what was recorded"):
-        asyncio.run(_settled(suite))
-    _heading("3. What each source offered, and what became of it")
-    _show(suite, "status")
+    _heading("3. What each source offered, and what became of it, once every service has taken everything")
+    _show(suite, "status", "--wait", SETTLING_SECONDS)
     _check_account(suite, truth)
 
     mira = _resolve(suite, f"phone={PHONE}")
@@ -159,25 +149,6 @@ def _write_story(folder: Path) -> Path:
         lines.append(json.dumps({**told, "attributes": attributes}))
     file.write_text("\n".join(lines) + "\n")
     return file
-
-
-async def _settled(suite: Suite) -> None:
-    """Waits until everything that is in a log has been taken by everyone who should hear of it."""
-    logs = {name: eventlog_pb2_grpc.EventLogServiceStub(open_channel(suite.addresses[name])) for name in SERVICES}
-    deadline = time.monotonic() + SETTLING_SECONDS
-    while time.monotonic() < deadline:
-        at = {name: await log.GetCheckpoint(eventlog_pb2.GetCheckpointRequest()) for name, log in logs.items()}
-        taken = {(name, inbox.stream): inbox.position for name in SERVICES for inbox in at[name].inbox}
-        if all(
-            taken.get((name, f"TL_{upstream.upper()}_0"), 0) >= at[upstream].position
-            for name, upstreams in UPSTREAMS.items()
-            for upstream in upstreams
-        ):
-            return
-        if deaths := suite.deaths():
-            raise DemoError(str(deaths[0]))
-        await asyncio.sleep(0.1)
-    raise DemoError("the services did not take everything in time: see `throughline status`")
 
 
 def _resolve(suite: Suite, identifier: str) -> str:

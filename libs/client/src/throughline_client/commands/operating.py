@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -12,6 +13,8 @@ from typing import Any, Self
 
 import click
 import grpc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline_client.client import Throughline
@@ -25,6 +28,7 @@ from throughline_client.commands.running import (
 )
 from throughline_client.commands.showing import how_long, plain, print_json, print_table, when
 from throughline_client.endpoints import SERVICES, EndpointError, data_folder
+from throughline_client.sdk.settling import Behind
 from throughline_client.suite import Suite
 from throughline_client.suite.suite import BUS, READY_SECONDS
 from throughline_rpc import RemoteRefusal
@@ -166,9 +170,15 @@ async def _ask(client: Throughline, service: str, *, digest: bool) -> _Asking:
 
 @click.command()
 @click.option("--digest", is_flag=True, help="Also the digest of each live state (reads the whole state).")
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.FloatRange(min=0),
+    help="First wait until every service has taken everything, so many seconds at most.",
+)
 @output_option
 @connected
-async def status(client: Throughline, *, digest: bool, output: str) -> None:
+async def status(client: Throughline, *, digest: bool, seconds: float | None, output: str) -> None:
     """Show positions, lags, outboxes, health, and what became of what was offered.
 
     \b
@@ -181,10 +191,12 @@ async def status(client: Throughline, *, digest: bool, output: str) -> None:
     Examples:
       throughline status
       throughline status --digest --output json
+      throughline status --wait 60
 
     \b
-    Exit codes: 0 all serve; 3 a service cannot be reached, or does not serve.
+    Exit codes: 0 all serve; 3 a service cannot be reached, does not serve, or has not taken everything in time.
     """
+    late = await _settle(client, seconds) if seconds is not None else []
     asked = await asyncio.gather(*(_ask(client, service, digest=digest) for service in SERVICES))
     tallies: list[eventlog_pb2.Tally] = []
     if asked[0].checkpoint is not None:
@@ -210,8 +222,26 @@ async def status(client: Throughline, *, digest: bool, output: str) -> None:
             f"no suite runs on {client.endpoints.folder}: start one with `throughline up`, or say where the services "
             "are"
         )
-    if any(each.health != "SERVING" for each in asked):
+    for each in late:
+        tell(f"after {seconds:g} s {each}")
+    if late or any(each.health != "SERVING" for each in asked):
         raise click.exceptions.Exit(UNAVAILABLE)
+
+
+async def _settle(client: Throughline, seconds: float) -> list[Behind]:
+    """Waits, and shows how many events everyone together has still to take."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("taking what is in the logs", total=None)
+        most = 0
+
+        def told(late: Sequence[Behind]) -> None:
+            nonlocal most
+            left = sum(each.position - each.taken for each in late)
+            most = max(most, left)
+            progress.update(task, total=most, completed=most - left)
+
+        return await client.settled(seconds, told)
 
 
 def _print_status(asked: list[_Asking], tallies: list[eventlog_pb2.Tally], *, digest: bool) -> None:

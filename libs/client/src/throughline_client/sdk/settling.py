@@ -1,0 +1,50 @@
+"""Who consumes whom, and whether everything that is in a log has been taken by everyone who should hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from throughline.eventlog.v1 import eventlog_pb2
+
+UPSTREAMS: Final[Mapping[str, tuple[str, ...]]] = {
+    "ingestion": ("identity",),
+    "identity": ("ingestion",),
+    "journey": ("identity", "feedback"),
+    "feedback": ("identity",),
+    "scoring": ("identity", "feedback", "journey"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A service that has not taken all of an upstream's log: `taken` of `position`, as log positions."""
+
+    service: str
+    upstream: str
+    taken: int
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.service} has taken {self.upstream} up to {self.taken} of {self.position}"
+
+
+def taken_of(checkpoint: eventlog_pb2.GetCheckpointResponse, upstream: str) -> int:
+    """The position of the upstream's log that a service has taken, 0 where it was never told anything."""
+    ending = f"_{upstream.upper()}_{checkpoint.partition}"
+    return max((inbox.position for inbox in checkpoint.inbox if inbox.stream.endswith(ending)), default=0)
+
+
+def behind(checkpoints: Mapping[str, eventlog_pb2.GetCheckpointResponse]) -> list[Behind]:
+    """Who still has something to take, by the checkpoints of all services; nobody where the suite has settled.
+
+    Ask for the checkpoints one after the other, in the order of `SERVICES`: a service that had taken everything when it
+    was asked grows no further while the later ones are asked, so the looks together are as good as one.
+    """
+    return [
+        Behind(service, upstream, taken, checkpoints[upstream].position)
+        for service, upstreams in UPSTREAMS.items()
+        for upstream in upstreams
+        if (taken := taken_of(checkpoints[service], upstream)) < checkpoints[upstream].position
+    ]
