@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from throughline_eventlog import Connection, Consumer, Relay, Writer
 from throughline_eventlog.observing import LINKS
@@ -38,7 +38,7 @@ async def test_the_edges_of_a_line(open_test_store: OpenStore, nats: Connection,
     relay = Relay(up, nats, "up", prefix=stream_prefix, observer=seen)
     consumer = Consumer(further, nats, relay.stream, Noting(), observer=beyond)
     await writer.submit(Appending(), noted("plain"), traceparent="call-1")
-    await writer.submit(Appending(), replace(noted("own"), traceparent="own-1"), traceparent="call-2")
+    await writer.submit(Appending(), noted("own")._replace(traceparent="own-1"), traceparent="call-2")
     tasks = [asyncio.create_task(relay.run()), asyncio.create_task(consumer.run())]
     await eventually(lambda: consumer.taken == 2)
     for task in tasks:

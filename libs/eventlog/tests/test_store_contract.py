@@ -21,6 +21,7 @@ from throughline_eventlog import (
     open_store,
 )
 from throughline_eventlog.application import StoredEnvelope
+from throughline_eventlog.store import Tail
 from throughline_kernel import hex_id
 from throughline_testkit.logs import NOTED, noted, stream_of
 from throughline_testkit.plugin import OpenStore
@@ -406,3 +407,42 @@ def set_meta(store: Store, name: str, value: str) -> None:
         else:
             cursor.execute("UPDATE tl_meta SET value=? WHERE name=?", (value, name))
         tx.put("things", b"touched", b"")
+
+
+def test_who_follows_the_log_has_its_end_at_hand(store: Store, open_test_store: OpenStore) -> None:
+    """What this process committed, and nothing beside a gap: what another wrote in between only the store has."""
+    before = append(store, noted(0))
+    tail = store.follow()
+    assert tail.take(before[-1], 10) == []
+    positions = append(store, *(noted(number) for number in range(1, 6)))
+    with store.snapshot() as reader:
+        logged = reader.read_logged(before[-1])
+    assert tail.take(before[-1], 10) == logged
+    assert tail.take(positions[1], 2) == logged[2:4]
+    assert tail.take(before[-1], 10) == []  # let go of
+    assert tail.take(positions[-1], 10) == []
+    other = append(open_test_store(), noted("other"))
+    mine = append(store, noted("mine"))
+    assert tail.take(positions[-1], 10) == []
+    assert [row.position for row in tail.take(other[-1], 10)] == mine
+
+
+def test_the_end_of_the_log_at_hand_is_bounded(store: Store) -> None:
+    """The oldest go first, and are not missed: they are in the store."""
+    tail = Tail(most_bytes=1)
+    positions = append(store, noted(0), noted(1))
+    with store.snapshot() as reader:
+        rows = reader.read_logged()
+    tail.extend(0, rows)
+    assert tail.take(0, 10) == []
+    assert tail.take(positions[0], 10) == []
+
+
+def test_a_conflict_names_the_row_among_many(store: Store) -> None:
+    """Rows are written many at once; the one whose version is taken is named all the same."""
+    append(store, noted(250))
+    with pytest.raises(StreamConflictError) as refused:
+        append(store, *(noted(number) for number in range(300)))
+    assert refused.value.metadata == {"stream_id": stream_of(250).hex(), "version": "1"}
+    with store.snapshot() as reader:
+        assert reader.count_events() == 1

@@ -288,8 +288,10 @@ def test_files_hold_no_plaintext_and_no_key(tmp_path: Path) -> None:
     vault = Vault(store, KEK)
     key_ids = [os.urandom(16) for _ in range(300)]
     vault.seal_many([(key_id, SECRET) for key_id in key_ids])
-    unwrapped = list(vault._keys.values())
-    wrapped = {key_id: row.wrapped for key_id, row in store.fetch(key_ids).items() if row is not None}
+    kept = {key_id: row for key_id, row in store.fetch(key_ids).items() if row is not None}
+    unwrapped = [vault._unwrap(key_id, row) for key_id, row in kept.items()]
+    assert {len(key) for key in unwrapped} == {32}
+    wrapped = {key_id: row.wrapped for key_id, row in kept.items()}
     assert len(wrapped) == len(unwrapped) == 300
 
     def content() -> bytes:

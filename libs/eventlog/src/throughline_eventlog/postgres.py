@@ -472,8 +472,7 @@ class PostgresStore(Store):
                 cursor.execute("ROLLBACK")
         self._head = transaction.now if transaction.touched else head
         self._known_types |= transaction.new_types
-        if transaction.appended:
-            self.grew.ring()
+        self._committed(position, transaction.appended)
 
     @contextmanager
     def _connection(self, doing: str) -> Generator[psycopg.Connection[Any]]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event to append. `version` is its place in the stream, from 1, without gaps; times are microseconds UTC."""
 
     stream_id: bytes

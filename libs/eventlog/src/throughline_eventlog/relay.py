@@ -100,6 +100,7 @@ class Relay:
         self.chunks = 0
         self.events = 0
         self._store = store
+        self._tail = store.follow()
         self._connection = connection
         self._replicas = replicas
         self._chunk_events = chunk_events
@@ -272,8 +273,10 @@ class Relay:
 
     def _read(self, after: int) -> _Chunk | None:
         """The next chunk of the log, None at its end."""
-        with self._store.snapshot() as reader:
-            rows = reader.read_logged(after, limit=self._chunk_events)
+        rows = self._tail.take(after, self._chunk_events)
+        if not rows:
+            with self._store.snapshot() as reader:
+                rows = reader.read_logged(after, limit=self._chunk_events)
         if not rows:
             return None
         most = self._connection.max_payload - ENVELOPE_ROOM

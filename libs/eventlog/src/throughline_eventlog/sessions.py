@@ -156,7 +156,7 @@ class BaseTransaction(BaseReader):
         self.now = now
         self.overtaken = overtaken
         self.traceparent = ""
-        self.appended = 0
+        self.appended: list[LoggedRow] = []
         self.new_types: TypeVersions = set()
         self._head_position = head_position
         self._known_types = known_types
@@ -192,11 +192,10 @@ class BaseTransaction(BaseReader):
         if not events:
             return []
         encode, now, trace = self._codec.encode, self.now, self.traceparent
-        positions = self._append_rows(
-            [(event.stream_id, event.version, event.type, encode(event, now, trace)) for event in events]
-        )
+        rows = [(event.stream_id, event.version, event.type, encode(event, now, trace)) for event in events]
+        positions = self._append_rows(rows)
         self._touched = True
-        self.appended += len(positions)
+        self.appended += [LoggedRow(position, *row) for position, row in zip(positions, rows, strict=True)]
         self._head_position = positions[-1]
         types = {(event.type, event.schema_version) for event in events}
         types -= self._known_types

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
@@ -44,6 +44,7 @@ IDLE_READERS: Final = 4
 READER_SECONDS: Final = 10.0
 WAL_PAGES: Final = 8_000
 """Pages (32 MiB) after which the write-ahead log is copied into the database."""
+_ROWS_AT_ONCE: Final = (200, 20, 1)
 KEYS: Final = 250
 """Keys looked up with one statement; one size, so that the statement is compiled once."""
 
@@ -250,7 +251,7 @@ class SQLiteLogRecorder(library.SQLiteProcessRecorder):
 
     def __init__(self, datastore: library.SQLiteDatastore, *, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name=events_table_name)
-        self.insert_events_statement = f"INSERT INTO {events_table_name} ({_COLUMNS}) VALUES (?,?,?,?,?)"
+        self.insert_events_statement = f"INSERT INTO {events_table_name} ({_COLUMNS}) VALUES {{rows}}"
 
     def construct_create_table_statements(self) -> list[str]:
         """The library's, with an events table of our own and the tables beside it."""
@@ -277,7 +278,9 @@ class SQLiteLogRecorder(library.SQLiteProcessRecorder):
     def insert_rows(self, cursor: sqlite3.Cursor, rows: Sequence[tuple[bytes, int, str, bytes]]) -> list[int]:
         """Appends inside the transaction that the cursor is in, and gives the positions."""
         first = (cursor.execute(self.select_max_notification_id_statement).fetchone()[0] or 0) + 1
-        cursor.executemany(self.insert_events_statement, [(position, *row) for position, row in enumerate(rows, first)])
+        insert_many(
+            cursor, self.insert_events_statement, [(position, *row) for position, row in enumerate(rows, first)]
+        )
         return list(range(first, first + len(rows)))
 
     def select_events(
@@ -451,16 +454,25 @@ class SQLiteTransaction(BaseTransaction, _Statements):
         try:
             return self._recorder.insert_rows(self.cursor, rows)
         except sqlite3.IntegrityError as error:
-            stream_id, version, *_ = rows[self.last_position() - before]
-            raise stream_conflict(stream_id, version) from error
+            raise self._conflict(rows[self.last_position() - before :]) from error
+
+    def _conflict(self, rows: Sequence[tuple[bytes, int, str, bytes]]) -> StreamConflictError:
+        """Says which of the rows, of which one cannot be put, it is."""
+        for row in rows:
+            try:
+                self._recorder.insert_rows(self.cursor, [row])
+            except sqlite3.IntegrityError:
+                return stream_conflict(row[0], row[1])
+        raise RuntimeError("rows that could not be put together can be put one by one")
 
     def _add_types(self, types: Collection[tuple[str, int]]) -> None:
         self.cursor.executemany("INSERT OR IGNORE INTO tl_types VALUES (?,?)", sorted(types))
 
     def _write(self, table: str, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes]) -> None:
         if puts:
-            self.cursor.executemany(
-                f"INSERT INTO t_{table} VALUES (?,?) ON CONFLICT (key) DO UPDATE SET value=excluded.value",
+            insert_many(
+                self.cursor,
+                f"INSERT INTO t_{table} VALUES {{rows}} ON CONFLICT (key) DO UPDATE SET value=excluded.value",
                 puts,
             )
         if deletes:
@@ -594,12 +606,26 @@ class SQLiteStore(Store):
             raise
         self._head = transaction.now if transaction.touched else head
         self._known_types |= transaction.new_types
-        if transaction.appended:
-            self.grew.ring()
+        self._committed(position, transaction.appended)
 
     def close(self) -> None:
         """Lets go of the file."""
         self.log.close()
+
+
+def insert_many(cursor: sqlite3.Cursor, statement: str, rows: Sequence[Sequence[object]]) -> None:
+    """Runs an INSERT, `{rows}` standing for its rows, in as few steps as SQLite's limits allow.
+
+    Each step lets go of the interpreter, and a thread that computes keeps it for milliseconds before it gives it back:
+    a step a row would cost a writer more in waiting than in writing. Few sizes, so that statements are compiled once.
+    """
+    start, width = 0, len(rows[0]) if rows else 0
+    marks = f"({','.join('?' * width)})"
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - start >= size:
+            some = rows[start : start + size]
+            cursor.execute(statement.format(rows=",".join(repeat(marks, size))), list(chain.from_iterable(some)))
+            start += size
 
 
 def stream_conflict(stream_id: bytes, version: int) -> StreamConflictError:

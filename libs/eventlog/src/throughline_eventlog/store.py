@@ -6,8 +6,10 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Final, Protocol
 
 from throughline_eventlog.application import EventLog
@@ -18,6 +20,7 @@ from throughline_eventlog.settings import SQLITE, StoreSettings
 from throughline_kernel import Recorded
 
 LOG_FORMAT: Final = 1
+TAIL_BYTES: Final = 8 * 1024 * 1024
 POISON: Final = "poison"
 """Events that a handler could not take, kept whole to be redriven."""
 
@@ -175,6 +178,50 @@ class Grew:
             callback()
 
 
+class Tail:
+    """The end of the log as this process committed it, kept in memory for whoever publishes it.
+
+    A relay that keeps up reads every event right after it was written: asking the store for it again would cost as much
+    as writing it. Holds at most `most_bytes` of envelopes; what is older, or was written by another process, the store
+    has.
+    """
+
+    def __init__(self, most_bytes: int = TAIL_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._rows: deque[LoggedRow] = deque()
+        self._bytes = 0
+        # The position before the first row, and that of the last one.
+        self._start = self._end = -1
+
+    def extend(self, before: int, rows: Iterable[LoggedRow]) -> None:
+        """Adds what was just committed, in order, behind the event at position `before`."""
+        with self._lock:
+            if before != self._end:
+                self._rows.clear()
+                self._bytes, self._start = 0, before
+            for row in rows:
+                self._rows.append(row)
+                self._bytes += len(row.envelope)
+            while self._bytes > self._most_bytes:
+                dropped = self._rows.popleft()
+                self._bytes -= len(dropped.envelope)
+                self._start = dropped.position
+            self._end = self._rows[-1].position if self._rows else self._start
+
+    def take(self, after: int, limit: int) -> list[LoggedRow]:
+        """The next rows after a position, at most `limit`; none where they are not at hand. Lets go of those before."""
+        with self._lock:
+            if not self._start <= after < self._end:
+                return []
+            while self._rows and self._rows[0].position <= after:
+                dropped = self._rows.popleft()
+                self._bytes -= len(dropped.envelope)
+                self._start = dropped.position
+            # Positions may have gaps: the last row before `after` was let go, or never was here.
+            return list(islice(self._rows, limit)) if self._start == after else []
+
+
 class Store(ABC):
     """One service's log, tables and inbox. Thread-safe; one transaction at a time."""
 
@@ -185,6 +232,19 @@ class Store(ABC):
         self.tables = frozenset(tables)
         self.clock = clock
         self.grew = Grew()
+        self._tail: Tail | None = None
+
+    def follow(self) -> Tail:
+        """The end of the log in memory, kept from now on. For one follower."""
+        self._tail = Tail()
+        return self._tail
+
+    def _committed(self, before: int, rows: Sequence[LoggedRow]) -> None:
+        """Tells who follows the log what became of it; `before` is where it ended."""
+        if rows:
+            if self._tail is not None:
+                self._tail.extend(before, rows)
+            self.grew.ring()
 
     @abstractmethod
     def snapshot(self) -> AbstractContextManager[Reader]:

@@ -19,6 +19,7 @@ from throughline_privacy.settings import (
 )
 from throughline_privacy.sqlite_key_store import SqliteKeyStore
 from throughline_privacy.vault import (
+    KEY_ID_BYTES,
     BoxInvalidError,
     KekUnknownError,
     KeyDestroyedError,
@@ -31,6 +32,7 @@ from throughline_privacy.vault import (
 )
 
 __all__ = [
+    "KEY_ID_BYTES",
     "PHONE_TYPES",
     "BoxInvalidError",
     "HashedIdentifier",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from threading import RLock
 from typing import Final
@@ -61,10 +61,20 @@ class SqliteKeyStore:
     def add(self, keys: Mapping[bytes, WrappedKey]) -> dict[bytes, WrappedKey | None]:
         """Stores keys for ids never seen, in one commit; answers what now stands for every id."""
         with self._available(), self._transaction():
-            before = self._fetch(keys.keys())
-            new = [(key_id, *key) for key_id, key in keys.items() if key_id not in before]
-            self._connection.executemany("INSERT INTO wrapped_keys (key_id, kek_id, wrapped) VALUES (?, ?, ?)", new)
-        return {**keys, **before}
+            gone = self._destroyed(keys)
+            # In the order of the keys, since some share a page; many a statement: each lets go of the interpreter.
+            new = sorted((key_id, *key) for key_id, key in keys.items() if key_id not in gone)
+            before = self._connection.total_changes
+            for start in range(0, len(new), _PER_STATEMENT):
+                page = new[start : start + _PER_STATEMENT]
+                marks = ",".join(["(?,?,?)"] * len(page))
+                self._connection.execute(
+                    f"INSERT OR IGNORE INTO wrapped_keys (key_id, kek_id, wrapped) VALUES {marks}",  # noqa: S608 -- marks
+                    list(chain.from_iterable(page)),
+                )
+            if self._connection.total_changes - before == len(keys):
+                return dict(keys)
+            return self._fetch(keys)
 
     def destroy(self, key_ids: Collection[bytes]) -> int:
         """Deletes keys and leaves tombstones; answers how many were not destroyed before."""
@@ -123,13 +133,15 @@ class SqliteKeyStore:
                 page,
             ):
                 found[key_id] = WrappedKey(kek_id, wrapped)
-        for page in _pages([key_id for key_id in key_ids if key_id not in found]):
+        found.update(dict.fromkeys(self._destroyed([key_id for key_id in key_ids if key_id not in found])))
+        return found
+
+    def _destroyed(self, key_ids: Collection[bytes]) -> set[bytes]:
+        found: set[bytes] = set()
+        for page in _pages(key_ids):
             marks = ",".join("?" * len(page))
-            for (key_id,) in self._connection.execute(
-                f"SELECT key_id FROM destroyed_keys WHERE key_id IN ({marks})",  # noqa: S608 -- marks
-                page,
-            ):
-                found[key_id] = None
+            statement = f"SELECT key_id FROM destroyed_keys WHERE key_id IN ({marks})"  # noqa: S608 -- marks
+            found.update(key_id for (key_id,) in self._connection.execute(statement, page))
         return found
 
     @contextmanager

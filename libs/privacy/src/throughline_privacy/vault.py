@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from threading import Lock
@@ -114,7 +114,7 @@ class KeyStore(Protocol):
 class Vault:
     """Seals and opens personal values. Safe to use from several threads.
 
-    Unwrapped keys are kept in memory, at most `cache_size` (about 250 bytes each). Every call first asks the
+    Unwrapped keys are kept in memory, at most `cache_size` (about 350 bytes each). Every call first asks the
     store for tombstones that came since the last one, in one indexed read: a key destroyed by any process
     opens nothing and seals nothing in a call that begins after its destruction was committed.
     """
@@ -131,7 +131,7 @@ class Vault:
         self._kek = kek
         self._wrappers = {each.id: AESGCM(each.key) for each in (*retired, kek)}
         self._cache_size = cache_size
-        self._keys: OrderedDict[bytes, bytes] = OrderedDict()
+        self._keys: OrderedDict[bytes, AESGCM] = OrderedDict()
         self._tombstone = store.last_destroyed()
         self._lock = Lock()
 
@@ -142,12 +142,10 @@ class Vault:
         Raises: KeyDestroyedError, with every destroyed id among them and nothing sealed.
         """
         keys = self._keys_to_seal({key_id for key_id, _ in items})
-        randomness = os.urandom(NONCE_BYTES * len(items))
-        sealed: list[Sealed] = []
-        for number, (key_id, plaintext) in enumerate(items):
-            nonce = randomness[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
-            sealed.append(Sealed(key_id, nonce + AESGCM(keys[key_id]).encrypt(nonce, plaintext, key_id)))
-        return sealed
+        return [
+            Sealed(key_id, nonce + keys[key_id].encrypt(nonce, plaintext, key_id))
+            for (key_id, plaintext), nonce in zip(items, _random(NONCE_BYTES, len(items)), strict=True)
+        ]
 
     def seal(self, key_id: bytes, plaintext: bytes) -> Sealed:
         """Seals one value. Raises: KeyDestroyedError."""
@@ -172,7 +170,7 @@ class Vault:
                 opened.append(None)
                 continue
             try:
-                opened.append(AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], key_id))
+                opened.append(key.decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], key_id))
             except (InvalidTag, ValueError) as error:
                 raise BoxInvalidError(f"not sealed under key {key_id.hex()}, or changed since") from error
         return opened
@@ -209,7 +207,7 @@ class Vault:
         rewrapped = 0
         while page := self._store.wrapped_otherwise(kek.id, _REWRAP_PAGE):
             rewrapped += self._store.replace(
-                {key_id: self._wrap(key_id, self._unwrap(key_id, wrapped)) for key_id, wrapped in page.items()}
+                self._wrap({key_id: self._unwrap(key_id, wrapped) for key_id, wrapped in page.items()})
             )
         return rewrapped
 
@@ -219,7 +217,7 @@ class Vault:
             self._keys.clear()
         self._store.close()
 
-    def _keys_to_seal(self, key_ids: set[bytes]) -> Mapping[bytes, bytes]:
+    def _keys_to_seal(self, key_ids: set[bytes]) -> Mapping[bytes, AESGCM]:
         standing = self._standing(key_ids)
         as_of = self._tombstone
         missing = key_ids - standing.keys()
@@ -227,24 +225,24 @@ class Vault:
             for key_id in missing:
                 if len(key_id) != KEY_ID_BYTES:
                     raise ValueError(f"a key id has {KEY_ID_BYTES} bytes, not {len(key_id)}: {key_id.hex()}")
-            made = {key_id: AESGCM.generate_key(256) for key_id in missing}
-            wrapped = {key_id: self._wrap(key_id, key) for key_id, key in made.items()}
+            made = dict(zip(missing, _random(KEY_BYTES, len(missing)), strict=True))
+            wrapped = self._wrap(made)
             for key_id, stands in self._store.add(wrapped).items():
                 # Another process may have been first: its key stands.
                 if stands == wrapped[key_id]:
-                    standing[key_id] = made[key_id]
+                    standing[key_id] = AESGCM(made[key_id])
                 else:
-                    standing[key_id] = None if stands is None else self._unwrap(key_id, stands)
+                    standing[key_id] = None if stands is None else AESGCM(self._unwrap(key_id, stands))
             self._remember({key_id: key for key_id in missing if (key := standing[key_id]) is not None}, as_of)
         usable = {key_id: key for key_id, key in standing.items() if key is not None}
         if len(usable) != len(key_ids):
             raise KeyDestroyedError(frozenset(key_ids - usable.keys()))
         return usable
 
-    def _standing(self, key_ids: set[bytes]) -> dict[bytes, bytes | None]:
+    def _standing(self, key_ids: set[bytes]) -> dict[bytes, AESGCM | None]:
         """Unwrapped keys by id, None where destroyed, no entry where never seen."""
         as_of = self._catch_up()
-        found: dict[bytes, bytes | None] = {}
+        found: dict[bytes, AESGCM | None] = {}
         with self._lock:
             cached, touch = self._keys, self._keys.move_to_end
             for key_id in key_ids:
@@ -254,7 +252,9 @@ class Vault:
         if len(found) < len(key_ids):
             fetched = self._store.fetch(key_ids - found.keys())
             unwrapped = {
-                key_id: self._unwrap(key_id, wrapped) for key_id, wrapped in fetched.items() if wrapped is not None
+                key_id: AESGCM(self._unwrap(key_id, wrapped))
+                for key_id, wrapped in fetched.items()
+                if wrapped is not None
             }
             self._remember(unwrapped, as_of)
             found.update(dict.fromkeys(fetched))
@@ -269,7 +269,7 @@ class Vault:
                 self._tombstone = max(self._tombstone, tombstones[-1][0])
             return self._tombstone
 
-    def _remember(self, keys: Mapping[bytes, bytes], as_of: int) -> None:
+    def _remember(self, keys: Mapping[bytes, AESGCM], as_of: int) -> None:
         """Caches keys read when tombstone `as_of` was the newest known."""
         with self._lock:
             if self._tombstone != as_of:
@@ -282,9 +282,13 @@ class Vault:
         for key_id in key_ids:
             self._keys.pop(key_id, None)
 
-    def _wrap(self, key_id: bytes, key: bytes) -> WrappedKey:
-        nonce = os.urandom(NONCE_BYTES)
-        return WrappedKey(self._kek.id, nonce + self._wrappers[self._kek.id].encrypt(nonce, key, key_id))
+    def _wrap(self, keys: Mapping[bytes, bytes]) -> dict[bytes, WrappedKey]:
+        kek_id = self._kek.id
+        encrypt = self._wrappers[kek_id].encrypt
+        return {
+            key_id: WrappedKey(kek_id, nonce + encrypt(nonce, key, key_id))
+            for (key_id, key), nonce in zip(keys.items(), _random(NONCE_BYTES, len(keys)), strict=True)
+        }
 
     def _unwrap(self, key_id: bytes, wrapped: WrappedKey) -> bytes:
         wrapper = self._wrappers.get(wrapped.kek_id)
@@ -297,3 +301,9 @@ class Vault:
             return wrapper.decrypt(wrapped.wrapped[:NONCE_BYTES], wrapped.wrapped[NONCE_BYTES:], key_id)
         except InvalidTag as error:
             raise BoxInvalidError(f"the stored key {key_id.hex()} was changed or belongs to another id") from error
+
+
+def _random(size: int, count: int) -> Iterator[bytes]:
+    """So many random strings of `size` bytes, asked of the system at once."""
+    drawn = os.urandom(size * count)
+    return (drawn[start : start + size] for start in range(0, len(drawn), size))
