@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
-from ingestion.adapters.codec import ContractCodec, ContractReader
+from ingestion.adapters.codec import ContractCodec
 from ingestion.adapters.content import ContentMac
 from ingestion.adapters.index import RunIndex
+from ingestion.adapters.personas import Personas
+from ingestion.adapters.reading import ContractReader
+from ingestion.adapters.reading_process import ReadingProcess
 from ingestion.adapters.sealing import VaultSeal
 from ingestion.adapters.tables import TABLES, StoreTables
 from ingestion.application.comparing import LiveState
@@ -59,20 +62,20 @@ def build(settings: Settings) -> Ingestion:
     vault = open_vault(settings.privacy)
     observer = BatchObserver()
     writer = Writer(store, group_weight=GROUP_EVENTS, observer=observer)
-    hasher = settings.privacy.hasher()
-    seal = VaultSeal(vault, hasher)
+    personas = Personas(settings.privacy.hasher())
+    seal = VaultSeal(vault, personas)
     tables, index = StoreTables(), RunIndex()
-    reader = ContractReader(ContentMac(settings.privacy.hash_key))
-    codec = ContractCodec(reader)
+    reader = ContractReader(ContentMac(settings.privacy.hash_key), personas)
+    reading = ReadingProcess(reader, store.clock)
+    codec = ContractCodec()
     recorder = Recorder(codec, seal, index, tables)
     queries = Queries(store, index, tables)
     servicer = IngestionServicer(
         writer,
-        reader=reader,
-        clock=store.clock,
+        reader=reading,
         record=RecordOffers(recorder),
         register=Register(codec, tables),
-        redrive=Redrive(writer, RedrivePage(recorder)),
+        redrive=Redrive(writer, RedrivePage(recorder, reader)),
         queries=queries,
         seal=seal,
     )
@@ -103,12 +106,13 @@ def build(settings: Settings) -> Ingestion:
             # Channel systems are served without the bus: what they report is safe in the log, and is published later.
             Background("relay", relay.run, relay.health, needed_to_serve=False),
             Background("forgetting", forgetting.run, forgetting.health, needed_to_serve=False),
+            Background("reading", reading.run, reading.health, needed_to_serve=False),
         ],
         checks=[
             HealthCheck("writer", writer.health),
             HealthCheck("poison", forgetting.degraded, needed_to_serve=False),
         ],
-        on_stop=[writer.close, connection.close, store.close, vault.close],
+        on_stop=[reading.close, writer.close, connection.close, store.close, vault.close],
         batch_methods=BATCH_METHODS,
     )
     return Ingestion(store, writer, vault, connection, relay, forgetting, host)

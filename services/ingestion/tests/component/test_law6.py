@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingestion_world import event
 
-from ingestion.adapters.codec import ContractCodec, ContractReader
+from ingestion.adapters.codec import ContractCodec
 from ingestion.adapters.content import ContentMac
 from ingestion.adapters.index import RunIndex
+from ingestion.adapters.personas import Personas
+from ingestion.adapters.reading import ContractReader
 from ingestion.adapters.sealing import VaultSeal
 from ingestion.adapters.tables import TABLES, StoreTables
 from ingestion.application.queries import read_state
@@ -37,15 +39,16 @@ class Intake:
     """Ingestion's work on a store of its own, without a network."""
 
     def __init__(self, folder: Path) -> None:
-        self.reader = ContractReader(ContentMac(b"k" * 32))
+        personas = Personas(IdentifierHasher(b"h" * 32))
+        self.reader = ContractReader(ContentMac(b"k" * 32), personas)
         self.store = open_store(StoreSettings.sqlite("ingestion", folder / "ingestion.db"), tables=TABLES)
         self.vault = Vault(SqliteKeyStore(folder / "keys.db"), KeyEncryptionKey(b"e" * 32))
         self.tables = StoreTables()
-        codec = ContractCodec(self.reader)
-        seal = VaultSeal(self.vault, IdentifierHasher(b"h" * 32))
+        codec = ContractCodec()
+        seal = VaultSeal(self.vault, personas)
         recorder = Recorder(codec, seal, RunIndex(merge_at=4), self.tables)
         self.recording = RecordOffers(recorder)
-        self.redriving = RedrivePage(recorder)
+        self.redriving = RedrivePage(recorder, self.reader)
         self.registering = Register(codec, self.tables)
 
     def register(self, channel: str, source: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingestion_offers import NOW, PURCHASE
+from ingestion_offers import NOTHING, NOW, PURCHASE, sent
 
-from ingestion.adapters.codec import ContractCodec, ContractReader, read_interaction, write_interaction, write_personal
+from ingestion.adapters.codec import ContractCodec, read_interaction, write_personal
 from ingestion.adapters.content import ContentMac
+from ingestion.adapters.personas import Personas
+from ingestion.adapters.reading import ContractReader
 from ingestion.application.ports import Presence, SealedBox
 from ingestion.domain.accounting import Tally
 from ingestion.domain.interaction import (
@@ -26,9 +28,10 @@ from ingestion.domain.interaction import (
 from ingestion.domain.registry import ChannelTraits
 from throughline.ingestion.v1 import events_pb2, interaction_pb2
 from throughline_kernel import hex_id
+from throughline_privacy import IdentifierHasher
 
-READER = ContractReader(ContentMac(b"k" * 32))
-CODEC = ContractCodec(READER)
+READER = ContractReader(ContentMac(b"k" * 32), Personas(IdentifierHasher(b"h" * 32)))
+CODEC = ContractCodec()
 TRAITS = ChannelTraits("Store", physical=True, assisted=True, group="retail")
 
 words = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=12)
@@ -85,27 +88,38 @@ interactions = st.builds(
 @given(interactions)
 def test_what_quarantine_keeps_whole_is_read_back_equal(interaction: Interaction) -> None:
     """Nothing of an interaction is lost by waiting."""
-    message = interaction_pb2.Interaction.FromString(write_interaction(interaction))
+    message = interaction_pb2.Interaction.FromString(sent(interaction).SerializeToString())
     assert read_interaction(message, []) == interaction
-    offer = CODEC.offer_again(write_interaction(interaction), NOW)
-    assert offer.interaction == interaction
+    offer = READER.offer(message, NOW)
+    assert offer.said is not None
+    assert READER.offer_again(offer.said.whole, NOW) == offer
     assert offer.content_mac == ContentMac(b"k" * 32).of(interaction)
+
+
+def test_the_domain_has_the_contracts_fields_in_their_order() -> None:
+    """A field is read by its number: the domain must have a place for each."""
+    assert [field.name for field in interaction_pb2.Interaction.DESCRIPTOR.fields] == list(Interaction._fields)
+    assert [field.number for field in interaction_pb2.Interaction.DESCRIPTOR.fields] == [
+        number for number, _ in enumerate(Interaction._fields, 1)
+    ]
+    assert read_interaction(interaction_pb2.Interaction(), []) == NOTHING
 
 
 @given(interactions, st.none() | st.sampled_from([SealedBox(b"k" * 16, b"b" * size) for size in (60, 300, 70_000)]))
 def test_what_is_put_together_by_hand_is_the_message(interaction: Interaction, sealed: SealedBox | None) -> None:
     """The parts of an InteractionRecorded, put together, decode to what the message would have held."""
-    offer = CODEC.offer_again(write_interaction(interaction), NOW)
-    facts = interaction_pb2.InteractionFacts(identifiers=[interaction_pb2.IdentifierHash(type="email", hash=b"h" * 32)])
-    presence = Presence(b"p" * 16, facts.SerializeToString(), sealed)
-    event = events_pb2.InteractionRecorded.FromString(
-        CODEC.recorded(offer, interaction, CODEC.traits(TRAITS), presence)
-    )
+    offer = READER.offer(sent(interaction), NOW)
+    assert offer.said is not None
+    presence = Presence(b"p" * 16, sealed)
+    event = events_pb2.InteractionRecorded.FromString(CODEC.recorded(offer, offer.said, CODEC.traits(TRAITS), presence))
     assert event.content_mac == offer.content_mac
     assert event.HasField("personal") == (sealed is not None)
     assert sealed is None or (event.personal.key_id, event.personal.box) == sealed
     told = event.facts
-    assert told.identifiers == facts.identifiers
+    assert {(each.type, each.assurance) for each in told.identifiers} == {
+        (type_, assurance) for type_, _, assurance in interaction.identifiers
+    }
+    assert told.persona_id == b"p" * 16
     assert (told.traits.name, told.traits.physical, told.traits.assisted, told.traits.group) == (
         "Store",
         True,
@@ -140,7 +154,7 @@ def test_what_is_put_together_by_hand_is_the_message(interaction: Interaction, s
         (f.score, bool(f.verbatim)) for f in interaction.feedback
     ]
     conflict = events_pb2.InteractionConflicted.FromString(
-        CODEC.conflicted(offer, interaction, b"", presence, recorded_content_mac=b"r" * 16)
+        CODEC.conflicted(offer, offer.said, b"", presence, recorded_content_mac=b"r" * 16)
     )
     assert (conflict.content_mac, conflict.recorded_content_mac) == (offer.content_mac, b"r" * 16)
     assert not conflict.facts.HasField("traits")
@@ -159,14 +173,14 @@ PERSONAL = PURCHASE._replace(
 
 def test_nothing_personal_is_in_the_facts_and_all_of_it_is_in_what_is_sealed() -> None:
     """Operational answers cross the bus; of personal ones it says only that they were given."""
-    offer = CODEC.offer_again(write_interaction(PERSONAL), NOW)
-    payload = CODEC.recorded(offer, PERSONAL, CODEC.traits(TRAITS), Presence(b"p" * 16, b"", None))
+    offer = READER.offer(sent(PERSONAL), NOW)
+    assert offer.said is not None
+    payload = CODEC.recorded(offer, offer.said, CODEC.traits(TRAITS), Presence(b"p" * 16, None))
     assert SECRET.encode() not in payload
     facts = events_pb2.InteractionRecorded.FromString(payload).facts
     assert [(e.question, e.answer, e.sealed) for e in facts.exchanges] == [("size", "42", False), ("illness", "", True)]
     assert facts.feedback[0].has_verbatim
-    identifiers = interaction_pb2.PersonalValues(identifiers=[interaction_pb2.Identifier(type="email", value=SECRET)])
-    sealed = interaction_pb2.PersonalValues.FromString(write_personal(PERSONAL, identifiers.SerializeToString()))
+    sealed = interaction_pb2.PersonalValues.FromString(offer.said.personal)
     assert sealed.identifiers[0].value == SECRET
     assert [(e.question, e.answer) for e in sealed.exchanges] == [("illness", SECRET)]
     assert list(sealed.verbatims) == [SECRET]
@@ -249,7 +263,7 @@ def test_the_id_of_an_interaction_is_the_kernels(source: str, source_interaction
 def test_a_refused_event_is_named_where_it_can_be() -> None:
     """The source learns which of its events is meant; what cannot name a source is accounted under no name."""
     named = READER.offer(message(kind=""), NOW)
-    assert (named.source, len(named.interaction_id), named.interaction) == ("till", 32, None)
+    assert (named.source, len(named.interaction_id), named.said) == ("till", 32, None)
     nameless = READER.offer(message(source="Till!", source_interaction_id=""), NOW)
     assert (nameless.source, nameless.interaction_id) == ("", "")
 

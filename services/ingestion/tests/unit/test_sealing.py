@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ingestion_offers import PURCHASE
+from ingestion_offers import NOW, PURCHASE, sent
 
+from ingestion.adapters.content import ContentMac
+from ingestion.adapters.personas import Personas
+from ingestion.adapters.reading import ContractReader
 from ingestion.adapters.sealing import VaultSeal
 from ingestion.application.ports import ToSeal
 from ingestion.domain.interaction import Identifier, Interaction
@@ -17,32 +20,42 @@ from throughline_privacy import IdentifierHasher, KeyEncryptionKey, SqliteKeySto
 CARD = Identifier("loyalty_card", "4711", 2)
 
 
+PERSONAS = Personas(IdentifierHasher(b"h" * 32))
+READER = ContractReader(ContentMac(b"k" * 32), PERSONAS)
+
+
 @pytest.fixture
 def seal(tmp_path: Path) -> Iterator[VaultSeal]:
     """A seal on a real key store."""
     vault = Vault(SqliteKeyStore(tmp_path / "keys.db"), KeyEncryptionKey(b"e" * 32))
-    yield VaultSeal(vault, IdentifierHasher(b"h" * 32))
+    yield VaultSeal(vault, PERSONAS)
     vault.close()
 
 
-def of(interaction: Interaction, interaction_id: str = "i", *, whole: bool = False) -> ToSeal:
+def of(interaction: Interaction, number: str = "i", *, whole: bool = False) -> ToSeal:
     """Something to seal."""
-    return ToSeal(interaction_id, interaction, whole)
+    said = READER.offer(sent(interaction._replace(source_interaction_id=number)), NOW).said
+    assert said is not None
+    return ToSeal(said, whole)
+
+
+def identifiers_of(one: ToSeal) -> list[interaction_pb2.IdentifierHash]:
+    """What the facts say of the identifiers."""
+    return list(interaction_pb2.InteractionFacts.FromString(one.said.facts).identifiers)
 
 
 def test_the_same_identifiers_are_the_same_persona_in_any_order_and_writing(seal: VaultSeal) -> None:
     """A persona is the set of identifiers presented together."""
     email, shouted = Identifier("email", "ann@shop.org", 1), Identifier("email", " ANN@shop.org", 1)
-    one, other, less = seal.seal(
-        [
-            of(PURCHASE._replace(identifiers=(CARD, email)), "1"),
-            of(PURCHASE._replace(identifiers=(shouted, CARD, CARD)), "2"),
-            of(PURCHASE._replace(identifiers=(CARD,)), "3"),
-        ]
-    )
+    given = [
+        of(PURCHASE._replace(identifiers=(CARD, email)), "1"),
+        of(PURCHASE._replace(identifiers=(shouted, CARD, CARD)), "2"),
+        of(PURCHASE._replace(identifiers=(CARD,)), "3"),
+    ]
+    one, other, less = seal.seal(given)
     assert one.persona_id == other.persona_id != less.persona_id
-    assert one.facts == other.facts
-    hashes = interaction_pb2.InteractionFacts.FromString(one.facts).identifiers
+    hashes = identifiers_of(given[0])
+    assert hashes == identifiers_of(given[1])
     assert [(each.type, each.assurance) for each in hashes] == [("email", 1), ("loyalty_card", 2)]
 
 
@@ -59,7 +72,7 @@ def test_those_who_say_nothing_about_themselves_are_not_one_persona(seal: VaultS
         ]
     )
     assert first.persona_id == second.persona_id != elsewhere.persona_id
-    assert len(interaction_pb2.InteractionFacts.FromString(one.facts).identifiers) == 2
+    assert len(identifiers_of(of(unknown, "1"))) == 2
 
 
 def test_what_is_sealed_is_opened_again_and_forgotten_for_good(seal: VaultSeal) -> None:
@@ -78,7 +91,9 @@ def test_whoever_comes_back_after_being_forgotten_begins_anew(seal: VaultSeal) -
     """Under another persona each time; nothing of what was can be opened by it."""
     known: list[bytes] = []
     for _ in range(3):
-        one, other, stranger = seal.seal([of(PURCHASE, "1"), of(PURCHASE, "2"), of(PURCHASE._replace(identifiers=()))])
+        one, other, stranger = seal.seal(
+            [of(PURCHASE, "1"), of(PURCHASE, "2"), of(PURCHASE._replace(identifiers=()), "3")]
+        )
         assert one.persona_id == other.persona_id
         assert stranger.sealed is None
         assert one.persona_id not in known
@@ -92,4 +107,4 @@ def test_the_whole_of_an_interaction_is_sealed_where_it_must_wait(seal: VaultSea
     assert presence.sealed is not None
     (opened,) = seal.open([presence.sealed])
     assert opened is not None
-    assert interaction_pb2.Interaction.FromString(opened).source_interaction_id == "receipt-1"
+    assert interaction_pb2.Interaction.FromString(opened).source_interaction_id == "i"

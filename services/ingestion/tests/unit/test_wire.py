@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ingestion_offers import NOW
 
+from ingestion.adapters.wire import Batch, read_request, read_single_request, read_stream_request
 from ingestion.application.ports import UnreadableInteraction
-from ingestion.entrypoints.wire import Batch, read_request, read_single_request, read_stream_request
 from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
 from throughline_kernel import InvalidError
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
-from ingestion.adapters.content import ContentMac
 from ingestion.adapters.json_objects import canonical_object
 from ingestion.application.messages import write_tally, write_traits
 from ingestion.application.ports import (
-    OfferReader,
     Presence,
     Quarantined,
-    Received,
     SealedBox,
-    UnreadableInteraction,
 )
 from ingestion.domain.accounting import Tally, Verdict
-from ingestion.domain.deciding import Offer, refused
+from ingestion.domain.deciding import Offer, Said
 from ingestion.domain.interaction import (
     OWN_SCALE,
     WEIGHT_OF_ONE,
@@ -30,12 +26,12 @@ from ingestion.domain.interaction import (
     PromiseMade,
     Sensitivity,
     SubjectType,
-    interaction_id_of,
 )
 from ingestion.domain.registry import ChannelTraits, Source, Standing
-from ingestion.domain.validation import is_name, is_source_interaction_id, json_object, validate
+from ingestion.domain.validation import json_object
 from throughline.ingestion.v1 import events_pb2, interaction_pb2
 from throughline_kernel import Violation
+from throughline_privacy import KEY_ID_BYTES
 
 _CLAIMED: Final = int(Assurance.CLAIMED)
 _CLIENT: Final = int(SubjectType.CLIENT)
@@ -70,43 +66,16 @@ def read_interaction(message: interaction_pb2.Interaction, broken: list[Violatio
 
     Adds to `broken` what is wrong with those; all else stays as it was sent, for the domain to judge.
     """
-    attributes, personal_attributes = message.attributes, message.personal_attributes
-    if attributes:
-        attributes = json_object("attributes", attributes, canonical_object, broken)
-    if personal_attributes:
-        personal_attributes = json_object("personal_attributes", personal_attributes, canonical_object, broken)
-    # Most events have few of what repeats: asking whether there is any costs less than going through none.
-    return Interaction._make(
-        (
-            message.source,
-            message.source_interaction_id,
-            message.channel,
-            message.touchpoint,
-            message.kind,
-            message.occurred_at,
-            _identifiers(found) if (found := message.identifiers) else (),
-            message.session_id,
-            message.conversation_id,
-            message.case_id,
-            message.campaign_id,
-            message.staff_id,
-            message.location_id,
-            message.matter,
-            message.outcome,
-            _money(message.value) if message.HasField("value") else None,
-            _money(message.cost) if message.HasField("cost") else None,
-            message.wait_time,
-            message.handling_time,
-            _exchanges(asked) if (asked := message.exchanges) else (),
-            _promises(made) if (made := message.promises) else (),
-            tuple(kept) if (kept := message.promises_kept) else (),
-            attributes,
-            personal_attributes,
-            message.subject_type or _CLIENT,
-            tuple([_feedback(each) for each in given]) if (given := message.feedback) else (),
-            message.sequence,
-        )
-    )
+    # Only the fields that are set are looked at, in most events a third; the domain has them in the contract's order.
+    values = _UNSET.copy()
+    for field, value in message.ListFields():
+        number = field.number
+        read = _STRUCTURED.get(number)
+        values[number - 1] = value if read is None else read(value)
+    for place in _JSON_OBJECTS:
+        if values[place]:
+            values[place] = json_object(Interaction._fields[place], values[place], canonical_object, broken)
+    return Interaction._make(values)
 
 
 def _identifiers(messages: Iterable[interaction_pb2.Identifier]) -> tuple[Identifier, ...]:
@@ -142,62 +111,43 @@ def _feedback(message: interaction_pb2.Feedback) -> Feedback:
     )
 
 
-def write_interaction(interaction: Interaction) -> bytes:
-    """The whole of a valid interaction, serialised; `read_interaction` reads it back equal."""
-    message = interaction_pb2.Interaction(
-        source=interaction.source,
-        source_interaction_id=interaction.source_interaction_id,
-        channel=interaction.channel,
-        touchpoint=interaction.touchpoint,
-        kind=interaction.kind,
-        occurred_at=interaction.occurred_at,
-        session_id=interaction.session_id,
-        conversation_id=interaction.conversation_id,
-        case_id=interaction.case_id,
-        campaign_id=interaction.campaign_id,
-        staff_id=interaction.staff_id,
-        location_id=interaction.location_id,
-        matter=interaction.matter,
-        outcome=interaction.outcome,
-        wait_time=interaction.wait_time,
-        handling_time=interaction.handling_time,
-        promises_kept=interaction.promises_kept,
-        attributes=interaction.attributes,
-        personal_attributes=interaction.personal_attributes,
-        subject_type=_SUBJECTS[interaction.subject_type],
-        sequence=interaction.sequence,
-        identifiers=[
-            interaction_pb2.Identifier(type=type_, value=value, assurance=ASSURANCES[assurance])
-            for type_, value, assurance in interaction.identifiers
-        ],
-        exchanges=[
-            interaction_pb2.Exchange(question=question, answer=answer, sensitivity=_SENSITIVITIES[sensitivity])
-            for question, answer, sensitivity in interaction.exchanges
-        ],
-        promises=[
-            interaction_pb2.PromiseMade(promise_id=promise_id, text=text, due_at=due_at)
-            for promise_id, text, due_at in interaction.promises
-        ],
-        feedback=[
-            interaction_pb2.Feedback(
-                kind=_FEEDBACK_KINDS[item.kind],
-                score=item.score,
-                scale_min=item.scale_min,
-                scale_max=item.scale_max,
-                verbatim=item.verbatim,
-                topic=item.topic,
-                aspect=item.aspect,
-                solicited=item.solicited,
-                weight_micros=item.weight_micros,
-            )
-            for item in interaction.feedback
-        ],
-    )
-    if interaction.value is not None:
-        message.value.micros, message.value.currency = interaction.value
-    if interaction.cost is not None:
-        message.cost.micros, message.cost.currency = interaction.cost
-    return message.SerializeToString()
+def _feedbacks(messages: Iterable[interaction_pb2.Feedback]) -> tuple[Feedback, ...]:
+    return tuple([_feedback(each) for each in messages])
+
+
+# What a field is where it is not set, by its place; and how those are read that are no plain values, by number.
+_UNSET: Final[list[Any]] = [
+    {
+        "occurred_at": 0,
+        "identifiers": (),
+        "value": None,
+        "cost": None,
+        "wait_time": 0,
+        "handling_time": 0,
+        "exchanges": (),
+        "promises": (),
+        "promises_kept": (),
+        "attributes": b"",
+        "personal_attributes": b"",
+        "subject_type": _CLIENT,
+        "feedback": (),
+        "sequence": 0,
+    }.get(name, "")
+    for name in Interaction._fields
+]
+_STRUCTURED: Final[Mapping[int, Callable[[Any], Any]]] = {
+    Interaction._fields.index(name) + 1: read
+    for name, read in {
+        "identifiers": _identifiers,
+        "value": _money,
+        "cost": _money,
+        "exchanges": _exchanges,
+        "promises": _promises,
+        "promises_kept": tuple[str, ...],
+        "feedback": _feedbacks,
+    }.items()
+}
+_JSON_OBJECTS: Final = (Interaction._fields.index("attributes"), Interaction._fields.index("personal_attributes"))
 
 
 def write_personal(interaction: Interaction, identifiers: bytes) -> bytes:
@@ -224,9 +174,12 @@ def write_personal(interaction: Interaction, identifiers: bytes) -> bytes:
 
 
 def write_facts(  # noqa: C901, PLR0912 -- one line per field that is set; fields at their default cost nothing
-    interaction_id: str, interaction: Interaction, traits: bytes, presence: Presence
+    interaction_id: str, interaction: Interaction
 ) -> bytes:
-    """An InteractionFacts, serialised: everything of an interaction but its personal values."""
+    """An InteractionFacts, serialised: everything of an interaction but its personal values.
+
+    What follows from its identifiers, the channel's traits and the persona are other parts of the message.
+    """
     (
         source,
         source_interaction_id,
@@ -263,7 +216,6 @@ def write_facts(  # noqa: C901, PLR0912 -- one line per field that is set; field
         channel=channel,
         kind=kind,
         occurred_at=occurred_at,
-        persona_id=presence.persona_id,
         subject_type=_SUBJECTS[subject_type],
     )
     if touchpoint:
@@ -317,83 +269,42 @@ def write_facts(  # noqa: C901, PLR0912 -- one line per field that is set; field
             solicited=item.solicited,
             weight_micros=item.weight_micros,
         )
-    return facts.SerializeToString() + traits + presence.facts
-
-
-class ContractReader:
-    """Reads offers from `ingestion.v1.Interaction`: validates them and names them and their content."""
-
-    def __init__(self, content_mac: ContentMac) -> None:
-        self._mac = content_mac.of
-
-    def offer(self, received: Received, now: int) -> Offer:
-        """Reads one event as of `now`. Refuses nothing: violations stand in the offer."""
-        if isinstance(received, UnreadableInteraction):
-            return _refused(received.source, received.source_interaction_id, received.violations)
-        violations: list[Violation] = []
-        interaction = read_interaction(received, violations)
-        violations += validate(interaction, now)
-        source, source_interaction_id = interaction.source, interaction.source_interaction_id
-        if violations:
-            return _refused(source, source_interaction_id, tuple(violations))
-        interaction_id = interaction_id_of(source, source_interaction_id)
-        return Offer(source, interaction_id, bytes.fromhex(interaction_id), self._mac(interaction), interaction)
-
-    def refused(self, received: Received, violations: tuple[Violation, ...]) -> Offer:
-        """An event of a batch that is refused whole: only its name is read."""
-        return _refused(received.source, received.source_interaction_id, violations)
-
-
-def _refused(source: str, source_interaction_id: str, violations: tuple[Violation, ...]) -> Offer:
-    if not is_name(source):
-        # What cannot name a source is accounted under no name, all of it together.
-        return refused("", violations)
-    named = is_source_interaction_id(source_interaction_id)
-    return refused(source, violations, interaction_id_of(source, source_interaction_id) if named else "")
+    return facts.SerializeToString()
 
 
 class ContractCodec:
     """Writes `ingestion.v1` events, and reads what waits."""
 
-    def __init__(self, reader: OfferReader) -> None:
-        self._reader = reader
-
-    def offer_again(self, whole: bytes, now: int) -> Offer:
-        """Reads an interaction that was sealed whole, and validates it as of `now`."""
-        return self._reader.offer(interaction_pb2.Interaction.FromString(whole), now)
-
     def traits(self, traits: ChannelTraits) -> bytes:
         """The channel's part of an InteractionFacts, serialised."""
         return interaction_pb2.InteractionFacts(traits=write_traits(traits)).SerializeToString()
 
-    def recorded(self, offer: Offer, interaction: Interaction, traits: bytes, presence: Presence) -> bytes:
+    def recorded(self, offer: Offer, said: Said, traits: bytes, presence: Presence) -> bytes:
         """An InteractionRecorded; `traits` is what this codec wrote."""
-        facts = write_facts(offer.interaction_id, interaction, traits, presence)
-        return b"".join((_FACTS, _length(facts), facts, _personal(presence.sealed), _CONTENT_MAC, offer.content_mac))
+        return b"".join((*_facts(said, traits, presence), _CONTENT_MAC, offer.content_mac))
 
     def conflicted(
-        self, offer: Offer, interaction: Interaction, traits: bytes, presence: Presence, *, recorded_content_mac: bytes
+        self, offer: Offer, said: Said, traits: bytes, presence: Presence, *, recorded_content_mac: bytes
     ) -> bytes:
         """An InteractionConflicted; `traits` is what this codec wrote, empty where the channel is not registered."""
-        facts = write_facts(offer.interaction_id, interaction, traits, presence)
         # Facts, personal values and content MAC have the same numbers as in InteractionRecorded.
         rest = events_pb2.InteractionConflicted(
             content_mac=offer.content_mac, recorded_content_mac=recorded_content_mac
         ).SerializeToString()
-        return b"".join((_FACTS, _length(facts), facts, _personal(presence.sealed), rest))
+        return b"".join((*_facts(said, traits, presence), rest))
 
-    def quarantined(self, offer: Offer, interaction: Interaction, standing: Standing, sealed: SealedBox) -> bytes:
+    def quarantined(self, offer: Offer, said: Said, standing: Standing, sealed: SealedBox) -> bytes:
         """An InteractionQuarantined."""
         return events_pb2.InteractionQuarantined(
             interaction_id=offer.interaction_id,
-            source=interaction.source,
-            source_interaction_id=interaction.source_interaction_id,
-            channel=interaction.channel,
+            source=offer.source,
+            source_interaction_id=interaction_pb2.Interaction.FromString(said.whole).source_interaction_id,
+            channel=said.channel,
             reason=standing.reason,
             remedy=standing.remedy,
             offered=interaction_pb2.Sealed(key_id=sealed.key_id, box=sealed.box),
             content_mac=offer.content_mac,
-            occurred_at=interaction.occurred_at,
+            occurred_at=said.occurred_at,
         ).SerializeToString()
 
     def read_quarantined(self, payload: bytes, recorded_at: int, position: int) -> Quarantined:
@@ -448,25 +359,32 @@ class ContractCodec:
 
 
 # Most of what is recorded is put together by hand from parts that are serialised already: tag, length, bytes. Tests
-# hold it against the messages themselves. Key ids and content MACs have 16 bytes, which stands in their tags.
+# hold it against the messages themselves. Personas, key ids and content MACs have 16 bytes, which stands in their tags.
 _FACTS: Final = b"\x0a"
 _PERSONAL: Final = b"\x12"
+_PERSONA: Final = b"\x52\x10"
 _CONTENT_MAC: Final = b"\x1a\x10"
 _KEY_ID: Final = b"\x0a\x10"
 _BOX: Final = b"\x12"
 
 
-def _personal(sealed: SealedBox | None) -> bytes:
+def _facts(said: Said, traits: bytes, presence: Presence) -> tuple[bytes, ...]:
+    """The parts of facts and personal values: their numbers are the same in all events that have them."""
+    facts, sealed = said.facts, presence.sealed
+    length = _length(len(facts) + len(traits) + len(_PERSONA) + KEY_ID_BYTES)
     if sealed is None:
-        return b""
+        return _FACTS, length, facts, traits, _PERSONA, presence.persona_id
     key_id, box = sealed
-    content = b"".join((_KEY_ID, key_id, _BOX, _length(box), box))
-    return b"".join((_PERSONAL, _length(content), content))
+    boxed = _length(len(box))
+    personal = _length(len(_KEY_ID) + KEY_ID_BYTES + len(_BOX) + len(boxed) + len(box))
+    return (
+        *(_FACTS, length, facts, traits, _PERSONA, presence.persona_id),
+        *(_PERSONAL, personal, _KEY_ID, key_id, _BOX, boxed, box),
+    )
 
 
-def _length(part: bytes) -> bytes:
-    """The part's length as a varint."""
-    length = len(part)
+def _length(length: int) -> bytes:
+    """A part's length as a varint."""
     return _LENGTHS[length] if length < _COMMON else _varint(length)
 
 

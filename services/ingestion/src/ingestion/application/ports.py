@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ingestion.domain.accounting import Account, Tally, Verdict
-from ingestion.domain.deciding import Offer
-from ingestion.domain.interaction import Interaction
+from ingestion.domain.deciding import Offer, Said
 from ingestion.domain.registry import ChannelTraits, Registry, Source, Standing
 from throughline.ingestion.v1 import interaction_pb2
 from throughline_eventlog import Reader, Transaction
@@ -36,19 +36,14 @@ class SealedBox(NamedTuple):
 class ToSeal(NamedTuple):
     """What to seal of an interaction: its personal values, or the whole of it."""
 
-    interaction_id: str
-    interaction: Interaction
+    said: Said
     whole: bool
 
 
 class Presence(NamedTuple):
-    """Who presents themselves in an interaction: the persona (16 bytes), and what of the facts follows from it.
-
-    `facts` is the identifiers' part of an InteractionFacts, serialised; `sealed` is None where nothing is personal.
-    """
+    """Under which persona (16 bytes) an interaction is logged; `sealed` is None where nothing of it is personal."""
 
     persona_id: bytes
-    facts: bytes
     sealed: SealedBox | None
 
 
@@ -85,40 +80,59 @@ class IndexEntry(NamedTuple):
     content_mac: bytes
 
 
-class OfferReader(Protocol):
-    """Reads what is offered: validates it, and names it and its content."""
+class Request(IntEnum):
+    """The kinds of request that offer interactions."""
 
-    def offer(self, received: Received, now: int) -> Offer:
-        """Reads one event as of `now`. Refuses nothing: violations stand in the offer."""
+    SINGLE = 1
+    BATCH = 2
+    STREAMED = 3
+
+
+class RequestRead(NamedTuple):
+    """A request as it was read: one offer per event, in order; `batch_id` is empty outside of streams.
+
+    `violations` say why the request is no message of the contract at all; then there are no offers.
+    """
+
+    batch_id: str
+    offers: list[Offer]
+    violations: tuple[Violation, ...] = ()
+
+
+class RequestReader(Protocol):
+    """Reads what is offered: validates it, and names it, its content and who is meant."""
+
+    async def read(self, kind: Request, raw: bytes, *, in_turn: bool) -> RequestRead:
+        """Reads a serialised request as of now; with `in_turn` none overtakes another. Refuses nothing."""
         ...
 
-    def refused(self, received: Received, violations: tuple[Violation, ...]) -> Offer:
-        """An event of a batch that is refused whole: only its name is read."""
+
+class OfferReader(Protocol):
+    """Reads again what was kept whole."""
+
+    def offer_again(self, whole: bytes, now: int) -> Offer:
+        """Reads an interaction that was sealed whole, and validates it as of `now`."""
         ...
 
 
 class Codec(Protocol):
     """Writes what is logged, and reads what waits."""
 
-    def offer_again(self, whole: bytes, now: int) -> Offer:
-        """Reads an interaction that was sealed whole, and validates it as of `now`."""
-        ...
-
     def traits(self, traits: ChannelTraits) -> bytes:
         """The channel's part of an InteractionFacts, serialised."""
         ...
 
-    def recorded(self, offer: Offer, interaction: Interaction, traits: bytes, presence: Presence) -> bytes:
+    def recorded(self, offer: Offer, said: Said, traits: bytes, presence: Presence) -> bytes:
         """An InteractionRecorded; `traits` is what this codec wrote."""
         ...
 
     def conflicted(
-        self, offer: Offer, interaction: Interaction, traits: bytes, presence: Presence, *, recorded_content_mac: bytes
+        self, offer: Offer, said: Said, traits: bytes, presence: Presence, *, recorded_content_mac: bytes
     ) -> bytes:
         """An InteractionConflicted; `traits` is what this codec wrote, empty where the channel is not registered."""
         ...
 
-    def quarantined(self, offer: Offer, interaction: Interaction, standing: Standing, sealed: SealedBox) -> bytes:
+    def quarantined(self, offer: Offer, said: Said, standing: Standing, sealed: SealedBox) -> bytes:
         """An InteractionQuarantined."""
         ...
 
@@ -144,10 +158,13 @@ class Codec(Protocol):
 
 
 class Seal(Protocol):
-    """Hashes identifiers and seals personal values."""
+    """Seals personal values."""
 
     def seal(self, items: Sequence[ToSeal]) -> list[Presence]:
-        """The persona of each and its sealed values, in order. All keys are durable on return."""
+        """The persona of each and its sealed values, in order. All keys are durable on return.
+
+        A persona that was forgotten begins anew, under its next generation.
+        """
         ...
 
     def open(self, boxes: Sequence[SealedBox]) -> list[bytes | None]:

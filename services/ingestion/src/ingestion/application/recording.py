@@ -16,8 +16,7 @@ from ingestion.application.ports import (
     ToSeal,
 )
 from ingestion.domain.accounting import Tally, Verdict
-from ingestion.domain.deciding import Judgement, Known, Offer, judge, tally
-from ingestion.domain.interaction import Interaction
+from ingestion.domain.deciding import Judgement, Known, Offer, Said, judge, tally
 from ingestion.domain.registry import Registry
 from throughline_eventlog import NewEvent, Transaction
 from throughline_kernel import hex_id
@@ -43,7 +42,7 @@ class Stored(NamedTuple):
     """An offer that is new to the log."""
 
     offer: Offer
-    interaction: Interaction
+    said: Said
     judgement: Judgement
 
 
@@ -63,11 +62,11 @@ class Recorder:
         conflicting: list[bytes] = []
         waiting: list[bytes] = []
         for offer in offers:
-            if offer.interaction is None:
+            if offer.said is None:
                 continue
             mac = recorded.get(offer.key)
             if mac is None:
-                if registry.standing(offer.source, offer.interaction.channel) is not None:
+                if registry.standing(offer.source, offer.said.channel) is not None:
                     waiting.append(offer.key + offer.content_mac)
             elif mac != offer.content_mac:
                 conflicting.append(offer.key + offer.content_mac)
@@ -81,30 +80,25 @@ class Recorder:
         """The event for each, in order. Their keys are durable in the key store when this returns."""
         codec = self.codec
         presences = self.seal.seal(
-            [
-                ToSeal(offer.interaction_id, interaction, judgement.verdict == Verdict.QUARANTINED)
-                for offer, interaction, judgement in stored
-            ]
+            [ToSeal(said, judgement.verdict == Verdict.QUARANTINED) for _, said, judgement in stored]
         )
         traits = {channel: codec.traits(registered) for channel, registered in registry.channels.items()}
         events: list[NewEvent] = []
-        for (offer, interaction, judgement), presence in zip(stored, presences, strict=True):
+        for (offer, said, judgement), presence in zip(stored, presences, strict=True):
             event_id = None
             if judgement.verdict == Verdict.RECORDED:
                 type_, event_id = RECORDED, offer.key
-                payload = codec.recorded(offer, interaction, traits[interaction.channel], presence)
+                payload = codec.recorded(offer, said, traits[said.channel], presence)
             elif judgement.standing is not None and presence.sealed is not None:
                 type_ = QUARANTINED
-                payload = codec.quarantined(offer, interaction, judgement.standing, presence.sealed)
+                payload = codec.quarantined(offer, said, judgement.standing, presence.sealed)
             else:
                 type_ = CONFLICTED
                 # Its channel need not be registered.
-                stamped, first = traits.get(interaction.channel, b""), known.recorded[offer.key]
-                payload = codec.conflicted(offer, interaction, stamped, presence, recorded_content_mac=first)
+                stamped, first = traits.get(said.channel, b""), known.recorded[offer.key]
+                payload = codec.conflicted(offer, said, stamped, presence, recorded_content_mac=first)
             stream, version = versions.next(offer.source)
-            events.append(
-                NewEvent(stream, version, type_, payload, interaction.occurred_at, event_id, offer.interaction_id)
-            )
+            events.append(NewEvent(stream, version, type_, payload, said.occurred_at, event_id, offer.interaction_id))
         return events
 
     def store(self, tx: Transaction, stored: Sequence[Stored], positions: Sequence[int]) -> None:
@@ -185,9 +179,9 @@ class RecordOffers:
             for source, counted in batch.items():
                 tallies[source] = tallies[source] + counted if source in tallies else counted
         stored = [
-            Stored(offer, offer.interaction, judgement)
+            Stored(offer, offer.said, judgement)
             for offer, judgement in zip(offers, judgements, strict=True)
-            if judgement.stored and offer.interaction is not None
+            if judgement.stored and offer.said is not None
         ]
         # What waits in quarantine is stored once, but every offer of it waits with it.
         again: dict[bytes, int] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ingestion.application.ports import Quarantined
+from ingestion.application.ports import OfferReader, Quarantined
 from ingestion.application.recording import REDRIVEN, Recorder, Stored, Versions, members_of
 from ingestion.domain.accounting import Verdict
 from ingestion.domain.deciding import Offer, judge, refused
@@ -78,8 +78,9 @@ class Redrive:
 class RedrivePage:
     """The work of one page."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, reader: OfferReader) -> None:
         self._recorder = recorder
+        self._reader = reader
 
     def __call__(self, tx: Transaction, items: Sequence[RedriveQuarantine], /) -> Sequence[Redriven]:
         """Takes each command's next page, one after the other."""
@@ -113,7 +114,7 @@ class RedrivePage:
             return Redriven()
         opened = recorder.seal.open([each.sealed for each in waiting])
         offers = [
-            _forgotten(each) if whole is None else recorder.codec.offer_again(whole, tx.now)
+            _forgotten(each) if whole is None else self._reader.offer_again(whole, tx.now)
             for each, whole in zip(waiting, opened, strict=True)
         ]
         registry = recorder.tables.registry(tx)
@@ -125,9 +126,9 @@ class RedrivePage:
             if judgement.verdict != Verdict.QUARANTINED
         ]
         stored = [
-            Stored(offer, offer.interaction, judgement)
+            Stored(offer, offer.said, judgement)
             for offer, judgement in zip(offers, judgements, strict=True)
-            if judgement.stored and offer.interaction is not None
+            if judgement.stored and offer.said is not None
         ]
         if ends:
             versions = Versions(tx, {each.source for each in waiting})

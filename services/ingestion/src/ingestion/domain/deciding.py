@@ -8,16 +8,31 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ingestion.domain.accounting import Tally, Verdict
-from ingestion.domain.interaction import Interaction
 from ingestion.domain.registry import Registry, Standing
 from ingestion.domain.validation import MAX_BATCH
 from throughline_kernel import InvalidError, Violation
 
 
+class Said(NamedTuple):
+    """What a valid interaction says, as deciding and logging need it: read once, wherever that was.
+
+    `persona` is who presents themselves (16 bytes). Serialised messages of the contract: `facts`, all that may cross
+    the bus but the channel's traits and the persona; `personal`, what is sealed of it, empty where nothing is; `whole`,
+    the interaction as it was offered.
+    """
+
+    channel: str
+    occurred_at: int
+    persona: bytes
+    facts: bytes
+    personal: bytes
+    whole: bytes
+
+
 class Offer(NamedTuple):
     """One event as it was offered. `source` is the name it is accounted under: empty where it gave none that could be.
 
-    `interaction` is None where a rule is broken (`violations` say which). Then `key` (16 bytes, the interaction id) and
+    `said` is None where a rule is broken (`violations` say which). Then `key` (16 bytes, the interaction id) and
     `content_mac` (16 bytes) are empty, and `interaction_id` is where the event has no name.
     """
 
@@ -25,7 +40,7 @@ class Offer(NamedTuple):
     interaction_id: str
     key: bytes
     content_mac: bytes
-    interaction: Interaction | None
+    said: Said | None
     violations: tuple[Violation, ...] = ()
 
 
@@ -58,7 +73,7 @@ def judge(offer: Offer, known: Known, registry: Registry) -> Judgement:
     ever, so the same id is a duplicate or a conflict whatever the registry says by now; only what is new can wait in
     quarantine. The same content offered again ends as the first did, and is not stored twice.
     """
-    if offer.interaction is None:
+    if offer.said is None:
         return Judgement(Verdict.REFUSED, False, offer.violations)
     key, mac = offer.key, offer.content_mac
     recorded = known.recorded.get(key)
@@ -69,7 +84,7 @@ def judge(offer: Offer, known: Known, registry: Registry) -> Judgement:
         new = member not in known.conflicting
         known.conflicting.add(member)
         return CONFLICT_NEW if new else CONFLICT_AGAIN
-    standing = registry.standing(offer.source, offer.interaction.channel)
+    standing = registry.standing(offer.source, offer.said.channel)
     if standing is not None:
         member = key + mac
         new = member not in known.quarantined

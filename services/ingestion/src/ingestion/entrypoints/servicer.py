@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
@@ -12,18 +11,17 @@ import grpc
 import grpc.aio
 
 from ingestion.application.messages import write_tally, write_traits
-from ingestion.application.ports import OfferReader, Quarantined, Result, Seal, SealedBox
+from ingestion.application.ports import Quarantined, Request, RequestRead, RequestReader, Result, Seal, SealedBox
 from ingestion.application.queries import Queries
 from ingestion.application.recording import RecordOffers
 from ingestion.application.redriving import Redrive, RedriveQuarantine
 from ingestion.application.registering import Register
 from ingestion.application.streaming import answered_in_order
 from ingestion.domain.accounting import Verdict
-from ingestion.domain.deciding import Offer, batch_size_error
+from ingestion.domain.deciding import batch_size_error
 from ingestion.domain.registry import ChannelTraits, RegisterChannel, RegisterSource, Source
-from ingestion.entrypoints.wire import Batch, read_request, read_single_request, read_stream_request
 from throughline.ingestion.v1 import events_pb2, ingestion_pb2, ingestion_pb2_grpc, interaction_pb2
-from throughline_eventlog import Clock, Writer
+from throughline_eventlog import Writer
 from throughline_kernel import InvalidError, Violation, is_hex_id
 from throughline_rpc import Hosted
 from throughline_telemetry import current_traceparent, metrics
@@ -31,8 +29,6 @@ from throughline_telemetry import current_traceparent, metrics
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 NAME: Final = ingestion_pb2.DESCRIPTOR.services_by_name["IngestionService"].full_name
-SHORT_BATCH: Final = 32
-"""Events that are read faster than a thread is asked to."""
 BATCH_METHODS: Final = ("RecordInteractions", "StreamInteractions")
 
 
@@ -43,8 +39,7 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
         self,
         writer: Writer,
         *,
-        reader: OfferReader,
-        clock: Clock,
+        reader: RequestReader,
         record: RecordOffers,
         register: Register,
         redrive: Redrive,
@@ -53,9 +48,6 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
     ) -> None:
         self._writer = writer
         self._reader = reader
-        self._clock = clock
-        # One thread: more would only take turns.
-        self._reading = ThreadPoolExecutor(1, "reading")
         self._record = record
         self._register = register
         self._redrive = redrive
@@ -63,23 +55,23 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
         self._seal = seal
 
     async def RecordInteraction(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride] -- named by the contract, read by `_add`
-        self, request: Batch | InvalidError, context: ServicerContext
+        self, request: bytes, context: ServicerContext
     ) -> ingestion_pb2.RecordInteractionResponse:
         """Records one. Raises: InvalidError where it breaks a rule; it is accounted for as refused all the same."""
-        (result,) = await self._recorded(_readable(request))
+        (result,) = await self._recorded(await self._read(Request.SINGLE, request))
         if result.verdict == Verdict.REFUSED:
             raise InvalidError.of(*result.violations)
         return ingestion_pb2.RecordInteractionResponse(result=write_result(result))
 
     async def RecordInteractions(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride] -- named by the contract, read by `_add`
-        self, request: Batch | InvalidError, context: ServicerContext
+        self, request: bytes, context: ServicerContext
     ) -> ingestion_pb2.RecordInteractionsResponse:
         """Records a batch. Raises: InvalidError BATCH_SIZE_INVALID; its events are accounted for as refused."""
-        results = await self._recorded(_readable(request))
+        results = await self._recorded(await self._read(Request.BATCH, request))
         return ingestion_pb2.RecordInteractionsResponse(results=list(map(write_result, results)))
 
     async def StreamInteractions(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride] -- named by the contract, read by `_add`
-        self, requests: AsyncIterator[Batch | InvalidError], context: ServicerContext
+        self, requests: AsyncIterator[bytes], context: ServicerContext
     ) -> AsyncGenerator[ingestion_pb2.StreamInteractionsResponse]:
         """Records batches as they come. A batch that is refused whole is answered so, and the stream goes on."""
         async with aclosing(answered_in_order(requests, self._answered)) as answers:
@@ -197,46 +189,39 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
             tallies=[write_tally(source, accounts[source].tally) for source in sorted(accounts)], position=position
         )
 
-    async def _recorded(self, batch: Batch, *, in_turn: bool = False) -> list[Result]:
-        """Records a batch; one of the wrong size is counted as refused, and raises."""
-        wrong = batch_size_error(len(batch.interactions))
-        offers = await self._offers(batch, wrong, in_turn=in_turn)
+    async def _read(self, kind: Request, raw: bytes, *, in_turn: bool = False) -> RequestRead:
+        """Reads a request. Raises: InvalidError where it is no message of the contract."""
+        read = await self._reader.read(kind, raw, in_turn=in_turn)
+        if read.violations:
+            raise InvalidError.of(*read.violations)
+        return read
+
+    async def _recorded(self, read: RequestRead) -> list[Result]:
+        """Records what was read; a batch of the wrong size is counted as refused, and raises."""
+        offers = read.offers
         answer = await self._writer.submit(
             self._record, offers, weight=max(len(offers), 1), traceparent=current_traceparent()
         )
         for source, tally in answer.tallies.items():
             for verdict, count in tally.by_verdict():
                 metrics.OFFERS.labels(source, verdict).inc(count)
+        wrong = batch_size_error(len(offers))
         if wrong is not None:
             raise wrong
         return answer.results
 
-    async def _offers(self, batch: Batch, wrong: InvalidError | None, *, in_turn: bool) -> list[Offer]:
-        """What the batch offers, as of now. A long one is read in a thread, while others are written.
-
-        The thread keeps batches of one stream in their order: the first content of an id is the one that stands.
-        """
-        now, received = self._clock(), batch.interactions
-
-        def read() -> list[Offer]:
-            if wrong is not None:
-                return [self._reader.refused(each, wrong.violations) for each in received]
-            offer = self._reader.offer
-            return [offer(each, now) for each in received]
-
-        return read() if len(received) <= SHORT_BATCH and not in_turn else await self._in_reading_thread(read)
-
-    async def _in_reading_thread(self, read: Callable[[], list[Offer]]) -> list[Offer]:
-        return await asyncio.get_running_loop().run_in_executor(self._reading, read)
-
-    async def _answered(self, request: Batch | InvalidError) -> ingestion_pb2.StreamInteractionsResponse:
-        batch_id, size = ("", 1) if isinstance(request, InvalidError) else (request.batch_id, len(request.interactions))
+    async def _answered(self, request: bytes) -> ingestion_pb2.StreamInteractionsResponse:
+        read = RequestRead("", [])
         try:
-            results = await self._recorded(_readable(request), in_turn=True)
+            read = await self._read(Request.STREAMED, request, in_turn=True)
+            results = await self._recorded(read)
         except InvalidError as refusal:
             refused = write_result(Result(Verdict.REFUSED, "", 0, refusal.violations))
-            return ingestion_pb2.StreamInteractionsResponse(batch_id=batch_id, results=[refused] * max(size, 1))
-        return ingestion_pb2.StreamInteractionsResponse(batch_id=batch_id, results=list(map(write_result, results)))
+            size = max(len(read.offers), 1)
+            return ingestion_pb2.StreamInteractionsResponse(batch_id=read.batch_id, results=[refused] * size)
+        return ingestion_pb2.StreamInteractionsResponse(
+            batch_id=read.batch_id, results=list(map(write_result, results))
+        )
 
     async def _opened(self, sealed: list[interaction_pb2.Sealed]) -> list[interaction_pb2.PersonalValues | None]:
         """The personal values of each, empty where it had none, None where the person was forgotten."""
@@ -250,7 +235,7 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
 
 
 def hosted(servicer: IngestionServicer) -> Hosted[IngestionServicer]:
-    """The servicer, ready to be hosted, with requests read so that an event that cannot be decoded harms no other."""
+    """The servicer, ready to be hosted. It reads offers itself: an event that cannot be decoded harms no other."""
     return Hosted(NAME, _add, servicer)
 
 
@@ -258,17 +243,17 @@ def _add(servicer: IngestionServicer, server: grpc.aio.Server) -> None:
     own = {
         "RecordInteraction": grpc.unary_unary_rpc_method_handler(
             servicer.RecordInteraction,
-            read_single_request,
+            _as_it_came,
             ingestion_pb2.RecordInteractionResponse.SerializeToString,
         ),
         "RecordInteractions": grpc.unary_unary_rpc_method_handler(
             servicer.RecordInteractions,
-            read_request,
+            _as_it_came,
             ingestion_pb2.RecordInteractionsResponse.SerializeToString,
         ),
         "StreamInteractions": grpc.stream_stream_rpc_method_handler(
             servicer.StreamInteractions,
-            read_stream_request,
+            _as_it_came,
             ingestion_pb2.StreamInteractionsResponse.SerializeToString,
         ),
     }
@@ -278,10 +263,8 @@ def _add(servicer: IngestionServicer, server: grpc.aio.Server) -> None:
     server.add_registered_method_handlers(NAME, own)
 
 
-def _readable(request: Batch | InvalidError) -> Batch:
-    if isinstance(request, InvalidError):
-        raise request
-    return request
+def _as_it_came(raw: bytes) -> bytes:
+    return raw
 
 
 _VERDICTS: Final[Mapping[int, events_pb2.Verdict.ValueType]] = {
