@@ -114,7 +114,7 @@ class KeyStore(Protocol):
 class Vault:
     """Seals and opens personal values. Safe to use from several threads.
 
-    Unwrapped keys are kept in memory, at most `cache_size` (about 350 bytes each). Every call first asks the
+    Unwrapped keys are kept in memory, at most `cache_size` (about 250 bytes each: a cipher made of one would take ten times that). Every call first asks the
     store for tombstones that came since the last one, in one indexed read: a key destroyed by any process
     opens nothing and seals nothing in a call that begins after its destruction was committed.
     """
@@ -131,7 +131,7 @@ class Vault:
         self._kek = kek
         self._wrappers = {each.id: AESGCM(each.key) for each in (*retired, kek)}
         self._cache_size = cache_size
-        self._keys: OrderedDict[bytes, AESGCM] = OrderedDict()
+        self._keys: OrderedDict[bytes, bytes] = OrderedDict()
         self._tombstone = store.last_destroyed()
         self._lock = Lock()
 
@@ -143,7 +143,7 @@ class Vault:
         """
         keys = self._keys_to_seal({key_id for key_id, _ in items})
         return [
-            Sealed(key_id, nonce + keys[key_id].encrypt(nonce, plaintext, key_id))
+            Sealed(key_id, nonce + AESGCM(keys[key_id]).encrypt(nonce, plaintext, key_id))
             for (key_id, plaintext), nonce in zip(items, _random(NONCE_BYTES, len(items)), strict=True)
         ]
 
@@ -170,7 +170,7 @@ class Vault:
                 opened.append(None)
                 continue
             try:
-                opened.append(key.decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], key_id))
+                opened.append(AESGCM(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], key_id))
             except (InvalidTag, ValueError) as error:
                 raise BoxInvalidError(f"not sealed under key {key_id.hex()}, or changed since") from error
         return opened
@@ -217,7 +217,7 @@ class Vault:
             self._keys.clear()
         self._store.close()
 
-    def _keys_to_seal(self, key_ids: set[bytes]) -> Mapping[bytes, AESGCM]:
+    def _keys_to_seal(self, key_ids: set[bytes]) -> Mapping[bytes, bytes]:
         standing = self._standing(key_ids)
         as_of = self._tombstone
         missing = key_ids - standing.keys()
@@ -230,19 +230,19 @@ class Vault:
             for key_id, stands in self._store.add(wrapped).items():
                 # Another process may have been first: its key stands.
                 if stands == wrapped[key_id]:
-                    standing[key_id] = AESGCM(made[key_id])
+                    standing[key_id] = made[key_id]
                 else:
-                    standing[key_id] = None if stands is None else AESGCM(self._unwrap(key_id, stands))
+                    standing[key_id] = None if stands is None else self._unwrap(key_id, stands)
             self._remember({key_id: key for key_id in missing if (key := standing[key_id]) is not None}, as_of)
         usable = {key_id: key for key_id, key in standing.items() if key is not None}
         if len(usable) != len(key_ids):
             raise KeyDestroyedError(frozenset(key_ids - usable.keys()))
         return usable
 
-    def _standing(self, key_ids: set[bytes]) -> dict[bytes, AESGCM | None]:
+    def _standing(self, key_ids: set[bytes]) -> dict[bytes, bytes | None]:
         """Unwrapped keys by id, None where destroyed, no entry where never seen."""
         as_of = self._catch_up()
-        found: dict[bytes, AESGCM | None] = {}
+        found: dict[bytes, bytes | None] = {}
         with self._lock:
             cached, touch = self._keys, self._keys.move_to_end
             for key_id in key_ids:
@@ -252,9 +252,7 @@ class Vault:
         if len(found) < len(key_ids):
             fetched = self._store.fetch(key_ids - found.keys())
             unwrapped = {
-                key_id: AESGCM(self._unwrap(key_id, wrapped))
-                for key_id, wrapped in fetched.items()
-                if wrapped is not None
+                key_id: self._unwrap(key_id, wrapped) for key_id, wrapped in fetched.items() if wrapped is not None
             }
             self._remember(unwrapped, as_of)
             found.update(dict.fromkeys(fetched))
@@ -269,7 +267,7 @@ class Vault:
                 self._tombstone = max(self._tombstone, tombstones[-1][0])
             return self._tombstone
 
-    def _remember(self, keys: Mapping[bytes, AESGCM], as_of: int) -> None:
+    def _remember(self, keys: Mapping[bytes, bytes], as_of: int) -> None:
         """Caches keys read when tombstone `as_of` was the newest known."""
         with self._lock:
             if self._tombstone != as_of:
