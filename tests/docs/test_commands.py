@@ -51,13 +51,22 @@ def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path)
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "THROUGHLINE_DATA": str(suite.folder),
     }
+    stand_for = {
+        "TABLES": tables,
+        "BACKUP": suite.folder / "backup",
+        "RESTORED": suite.folder / "restored",
+        ".throughline/keys.json": suite.folder / "keys.json",
+    }
     listed = commands()
     assert {command for _, command in listed} >= ELSEWHERE
     for page, command in listed:
         if command in ELSEWHERE:
             continue
+        written = command
+        for name, path in stand_for.items():
+            written = written.replace(name, str(path))
         run = subprocess.run(
-            ["/bin/bash", "-c", command.replace("TABLES", str(tables))],
+            ["/bin/bash", "-c", written],
             env=environment,
             capture_output=True,
             text=True,

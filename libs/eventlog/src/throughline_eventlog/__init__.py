@@ -6,6 +6,7 @@ What meets the bus is imported when it is first asked for: a replay, which must 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Commit, Restoration, StoreNotEmptyError
 from throughline_eventlog.codec import Codec, KnownSchemaVersion, only_first_versions
 from throughline_eventlog.errors import (
     InboxConflictError,
@@ -52,12 +53,15 @@ _AT_THE_BUS = {
 
 __all__ = [
     "POISON",
+    "ArchiveReader",
     "BatchKind",
+    "Bookkeeping",
     "BusAwayError",
     "BusError",
     "BusSettings",
     "Clock",
     "Codec",
+    "Commit",
     "Connection",
     "Consumer",
     "Grew",
@@ -74,8 +78,10 @@ __all__ = [
     "Observer",
     "Reader",
     "Relay",
+    "Restoration",
     "SettingsError",
     "Store",
+    "StoreNotEmptyError",
     "StoreSettings",
     "StreamConflictError",
     "Transaction",

@@ -22,13 +22,14 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from throughline_eventlog.application import EventLog
+from throughline_eventlog.archive import Bookkeeping, Commit, StoreNotEmptyError
 from throughline_eventlog.codec import Codec, KnownSchemaVersion
 from throughline_eventlog.errors import SettingsError, log_unavailable
 from throughline_eventlog.records import InboxPosition, LoggedRow
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import UNSAFE, StoreSettings
 from throughline_eventlog.sqlite import inbox_conflict, stream_conflict
-from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta
+from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta, checked_tables
 from throughline_kernel import UnavailableError
 
 DEFAULTS: Final = {
@@ -284,6 +285,101 @@ class PostgresReader(_Session):
         return self._postgres_count(table)
 
 
+class PostgresArchive(PostgresReader):
+    """As a reader, of all that the schema holds."""
+
+    def __init__(
+        self,
+        cursor: Cursor,
+        statements: _Statements,
+        codec: Codec,
+        tables: frozenset[str],
+        recorder: PostgresLogRecorder,
+    ) -> None:
+        super().__init__(cursor, statements, codec, tables)
+        self._tracking = recorder.tracking_table_name
+
+    def commits(self, after: int, limit: int) -> list[Commit]:
+        found = self._ask(
+            "SELECT recorded_at, position FROM {schema}.tl_commits WHERE recorded_at > %s "
+            "ORDER BY recorded_at LIMIT %s",
+            (after, limit),
+        )
+        return list(map(Commit._make, found))
+
+    def bookkeeping(self) -> Bookkeeping:
+        types = self._ask("SELECT type, schema_version FROM {schema}.tl_types")
+        trackings = self._ask(
+            "SELECT application_name, notification_id FROM {schema}.{table} WHERE application_name LIKE '%%@%%'",
+            (),
+            self._tracking,
+        )
+        tables = self._ask(
+            "SELECT tablename::text FROM pg_tables WHERE schemaname = %s AND tablename LIKE 't\\_%%'",
+            (self.statements.schema,),
+        )
+        # In the order of the bytes, whatever the database's collation is.
+        return Bookkeeping(
+            tuple(sorted((type_, version) for type_, version in types)),
+            tuple(sorted((stream, sequence) for stream, sequence in trackings)),
+            tuple(self.inboxes()),
+            tuple(sorted(name.removeprefix("t_") for (name,) in tables)),
+        )
+
+    def rows(self, table: str, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return self._postgres_page(table, after + b"\x00" if after else b"", None, limit, reverse=False)
+
+
+class PostgresRestoration:
+    """Writes a schema that holds nothing yet."""
+
+    def __init__(self, cursor: Cursor, statements: _Statements, recorder: PostgresLogRecorder) -> None:
+        self._cursor = cursor
+        self._statements = statements
+        self._tracking = recorder.tracking_table_name
+
+    def add_events(self, rows: Sequence[LoggedRow]) -> None:
+        self._copy(
+            "COPY {events} (notification_id, originator_id, originator_version, topic, state) "
+            "FROM STDIN (FORMAT BINARY)",
+            ("int8", "uuid", "int8", "text", "bytea"),
+            [(position, UUID(bytes=stream), version, type_, state) for position, stream, version, type_, state in rows],
+        )
+        # The next event comes behind these.
+        self._do(
+            "SELECT setval(pg_get_serial_sequence(%s, 'notification_id'), %s)", (self._events(), rows[-1].position)
+        )
+
+    def add_commits(self, commits: Sequence[Commit]) -> None:
+        self._copy("COPY {schema}.tl_commits FROM STDIN (FORMAT BINARY)", ("int8", "int8"), commits)
+
+    def add_bookkeeping(self, kept: Bookkeeping) -> None:
+        self._copy("COPY {schema}.tl_types FROM STDIN (FORMAT BINARY)", ("text", "int4"), kept.types)
+        self._copy("COPY {schema}.{table} FROM STDIN (FORMAT BINARY)", ("text", "int8"), kept.trackings, self._tracking)
+        self._copy(
+            "COPY {schema}.tl_inbox FROM STDIN (FORMAT BINARY)",
+            ("text", "int8", "int8", "int8"),
+            [(each.stream, each.created, each.sequence, each.position) for each in kept.inboxes],
+        )
+        for table in checked_tables(kept.tables):
+            self._do(_TABLE, (), f"t_{table}")
+
+    def add_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        self._copy("COPY {schema}.{table} FROM STDIN (FORMAT BINARY)", ("bytea", "bytea"), rows, f"t_{table}")
+
+    def _events(self) -> str:
+        return self._statements.of("{events}", "").decode()
+
+    def _do(self, template: str, values: Sequence[object] = (), table: str = "") -> None:
+        self._cursor.execute(self._statements.of(template, table), values)
+
+    def _copy(self, template: str, types: Sequence[str], rows: Sequence[Sequence[object]], table: str = "") -> None:
+        with self._cursor.copy(self._statements.of(template, table)) as copy:
+            copy.set_types(types)
+            for row in rows:
+                copy.write_row(row)
+
+
 class PostgresTransaction(BaseTransaction, _Session):
     """The one transaction that writes, behind the log's lock."""
 
@@ -434,11 +530,33 @@ class PostgresStore(Store):
     @contextmanager
     def snapshot(self) -> Generator[PostgresReader]:
         """A view of the database as it is now."""
+        with self._view() as cursor:
+            yield PostgresReader(cursor, self._statements, self.codec, self.tables)
+
+    @contextmanager
+    def archive(self) -> Generator[PostgresArchive]:
+        """A view of all that the schema holds now."""
+        with self._view() as cursor:
+            yield PostgresArchive(cursor, self._statements, self.codec, self.tables, self._recorder)
+
+    @contextmanager
+    def restoration(self) -> Generator[PostgresRestoration]:
+        """Fills a schema that holds nothing yet."""
+        with self._connection("writing") as connection:
+            cursor = connection.cursor(binary=True, row_factory=tuple_row)
+            connection.execute(self._begin, prepare=False)
+            if cursor.execute(self._statements.of(_HEAD, "")).fetchone() is not None:
+                raise StoreNotEmptyError(self.service)
+            yield PostgresRestoration(cursor, self._statements, self._recorder)
+            cursor.execute("COMMIT")
+
+    @contextmanager
+    def _view(self) -> Generator[Cursor]:
         with self._connection("reading") as connection:
             cursor = connection.cursor(binary=True, row_factory=tuple_row)
             # The view begins with the first statement, not with BEGIN; one trip to the server for both.
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1", prepare=False)
-            yield PostgresReader(cursor, self._statements, self.codec, self.tables)
+            yield cursor
             cursor.execute("ROLLBACK")
 
     @contextmanager

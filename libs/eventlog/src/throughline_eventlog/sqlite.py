@@ -24,6 +24,7 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment, EnvType
 
 from throughline_eventlog.application import EventLog
+from throughline_eventlog.archive import Bookkeeping, Commit, StoreNotEmptyError
 from throughline_eventlog.codec import Codec, KnownSchemaVersion
 from throughline_eventlog.errors import (
     InboxConflictError,
@@ -34,7 +35,7 @@ from throughline_eventlog.errors import (
 from throughline_eventlog.records import InboxPosition, LoggedRow
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import StoreSettings
-from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta
+from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta, checked_tables
 from throughline_kernel import UnavailableError
 
 WRITER_CACHE_KIB: Final = 32 * 1024
@@ -423,6 +424,58 @@ class SQLiteReader(_Statements):
         return self._sqlite_count(table)
 
 
+class SQLiteArchive(SQLiteReader):
+    """As a reader, of all that the file holds."""
+
+    def commits(self, after: int, limit: int) -> list[Commit]:
+        found = self.cursor.execute(
+            "SELECT recorded_at, position FROM tl_commits WHERE recorded_at>? ORDER BY recorded_at LIMIT ?",
+            (after, limit),
+        )
+        return list(map(Commit._make, found))
+
+    def bookkeeping(self) -> Bookkeeping:
+        ask = self.cursor.execute
+        tables = ask("SELECT name FROM sqlite_master WHERE type='table' AND name GLOB 't_*' ORDER BY name").fetchall()
+        return Bookkeeping(
+            tuple(ask("SELECT type, schema_version FROM tl_types ORDER BY type, schema_version").fetchall()),
+            tuple(ask("SELECT * FROM tracking WHERE application_name LIKE '%@%' ORDER BY application_name").fetchall()),
+            tuple(self.inboxes()),
+            tuple(name.removeprefix("t_") for (name,) in tables),
+        )
+
+    def rows(self, table: str, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        return self._sqlite_page(table, after + b"\x00" if after else b"", None, limit, reverse=False)
+
+
+class SQLiteRestoration:
+    """Writes a file that holds nothing yet."""
+
+    def __init__(self, cursor: sqlite3.Cursor, recorder: SQLiteLogRecorder) -> None:
+        self._cursor = cursor
+        self._recorder = recorder
+
+    def add_events(self, rows: Sequence[LoggedRow]) -> None:
+        insert_many(self._cursor, self._recorder.insert_events_statement, rows)
+
+    def add_commits(self, commits: Sequence[Commit]) -> None:
+        self._cursor.executemany("INSERT INTO tl_commits VALUES (?,?)", commits)
+
+    def add_bookkeeping(self, kept: Bookkeeping) -> None:
+        put = self._cursor.executemany
+        put("INSERT INTO tl_types VALUES (?,?)", kept.types)
+        put("INSERT INTO tracking VALUES (?,?)", kept.trackings)
+        put(
+            "INSERT INTO tl_inbox VALUES (?,?,?,?)",
+            [(each.stream, each.created, each.sequence, each.position) for each in kept.inboxes],
+        )
+        for table in checked_tables(kept.tables):
+            self._cursor.execute(_TABLE.format(table=table))
+
+    def add_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        insert_many(self._cursor, f"INSERT INTO t_{table} VALUES {{rows}}", rows)
+
+
 class SQLiteTransaction(BaseTransaction, _Statements):
     """The one transaction that writes."""
 
@@ -555,6 +608,33 @@ class SQLiteStore(Store):
     @contextmanager
     def snapshot(self) -> Generator[SQLiteReader]:
         """A view of the file as it is now."""
+        with self._view() as cursor:
+            yield SQLiteReader(cursor, self.codec, self.tables)
+
+    @contextmanager
+    def archive(self) -> Generator[SQLiteArchive]:
+        """A view of all that the file holds now."""
+        with self._view() as cursor:
+            yield SQLiteArchive(cursor, self.codec, self.tables)
+
+    @contextmanager
+    def restoration(self) -> Generator[SQLiteRestoration]:
+        """Fills a file that holds nothing yet."""
+        try:
+            with self._datastore.writing() as connection:
+                cursor = connection.raw.cursor()
+                cursor.row_factory = None
+                if cursor.execute(_HEAD).fetchone() is not None:
+                    raise StoreNotEmptyError(self.service)
+                yield SQLiteRestoration(cursor, self._recorder)
+                cursor.close()
+        except (sqlite3.Error, PersistenceError) as error:
+            if is_outage(error):
+                raise log_unavailable(error, "writing") from error
+            raise
+
+    @contextmanager
+    def _view(self) -> Generator[sqlite3.Cursor]:
         try:
             with self._datastore.get_connection(commit=False) as connection:
                 connection = cast("DurableConnection", connection)
@@ -564,7 +644,7 @@ class SQLiteStore(Store):
                     cursor.execute("BEGIN")
                     # The view begins with the first read, not with BEGIN.
                     cursor.execute(_HEAD).fetchone()
-                    yield SQLiteReader(cursor, self.codec, self.tables)
+                    yield cursor
                 finally:
                     cursor.close()
                     with suppress(sqlite3.Error):

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from throughline_eventlog.application import EventLog
+from throughline_eventlog.archive import ArchiveReader, Restoration
 from throughline_eventlog.codec import Codec, KnownSchemaVersion, only_first_versions
 from throughline_eventlog.errors import NewerLogError, SettingsError
 from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
@@ -256,6 +257,17 @@ class Store(ABC):
 
         Belongs to the Writer; tests and tools may use it where no Writer runs. Raises UnavailableError where the store
         is away: a commit that was cut off may or may not have happened.
+        """
+
+    @abstractmethod
+    def archive(self) -> AbstractContextManager[ArchiveReader]:
+        """A consistent view of everything the store holds. Raises UnavailableError where the store is away."""
+
+    @abstractmethod
+    def restoration(self) -> AbstractContextManager[Restoration]:
+        """Fills an empty store, durably at the end of the block, or leaves it empty where it raises.
+
+        Where no Writer runs. Raises StoreNotEmptyError, UnavailableError.
         """
 
     @abstractmethod

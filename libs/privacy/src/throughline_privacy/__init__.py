@@ -10,10 +10,13 @@ from throughline_privacy.hashing import (
 from throughline_privacy.identifiers import PHONE_TYPES, Shape, normalise, shape
 from throughline_privacy.postgres_key_store import PostgresKeyStore
 from throughline_privacy.settings import (
+    KEY_STORE,
+    KEY_STORE_SCHEMA,
     PrivacySettings,
     PrivacySettingsError,
     create_keys,
     open_key_store,
+    open_key_store_at,
     open_vault,
     read_hash_key,
 )
@@ -33,6 +36,8 @@ from throughline_privacy.vault import (
 
 __all__ = [
     "KEY_ID_BYTES",
+    "KEY_STORE",
+    "KEY_STORE_SCHEMA",
     "PHONE_TYPES",
     "BoxInvalidError",
     "HashedIdentifier",
@@ -53,6 +58,7 @@ __all__ = [
     "create_keys",
     "normalise",
     "open_key_store",
+    "open_key_store_at",
     "open_vault",
     "persona_id",
     "persona_of_interaction",

@@ -102,6 +102,20 @@ class PostgresKeyStore:
 
         return self._run(read)
 
+    def page(self, after: bytes, limit: int) -> dict[bytes, WrappedKey]:
+        """Up to `limit` keys in the order of their ids, behind one (empty: from the first)."""
+
+        def read(cursor: psycopg.Cursor[Any]) -> dict[bytes, WrappedKey]:
+            cursor.execute(
+                sql.SQL("SELECT key_id, kek_id, wrapped FROM {} WHERE key_id > %b ORDER BY key_id LIMIT %b").format(
+                    self._keys
+                ),
+                (after, limit),
+            )
+            return {key_id: WrappedKey(kek, wrapped) for key_id, kek, wrapped in cursor}
+
+        return self._run(read)
+
     def wrapped_otherwise(self, kek_id: str, limit: int) -> dict[bytes, WrappedKey]:
         """Up to `limit` keys that are not wrapped under this key-encryption key."""
 

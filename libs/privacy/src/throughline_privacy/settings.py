@@ -94,9 +94,21 @@ def read_hash_key(env: Mapping[str, str] = os.environ) -> bytes:
 
 def open_key_store(settings: PrivacySettings) -> KeyStore:
     """Opens the key store, making its tables where absent. Raises: UnavailableError."""
-    if settings.key_store.startswith(("postgresql://", "postgres://")):
-        return PostgresKeyStore(settings.key_store, settings.key_store_schema)
-    return SqliteKeyStore(Path(settings.key_store))
+    return open_key_store_at(settings.key_store, settings.key_store_schema)
+
+
+def open_key_store_at(place: str, schema: str = "") -> KeyStore:
+    """The same, without the keys that open what is in it; `schema` (empty: the usual one) counts in PostgreSQL.
+
+    Raises: UnavailableError; PrivacySettingsError where no place is named.
+    """
+    if not place:
+        raise PrivacySettingsError(
+            f"{KEY_STORE} is not set; give the path of the key store's SQLite file or a postgresql:// URL"
+        )
+    if place.startswith(("postgresql://", "postgres://")):
+        return PostgresKeyStore(place, schema or DEFAULT_SCHEMA)
+    return SqliteKeyStore(Path(place))
 
 
 def open_vault(settings: PrivacySettings) -> Vault:

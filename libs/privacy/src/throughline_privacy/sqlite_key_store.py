@@ -103,6 +103,15 @@ class SqliteKeyStore:
             (sequence,) = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM destroyed_keys").fetchone()
         return sequence
 
+    def page(self, after: bytes, limit: int) -> dict[bytes, WrappedKey]:
+        """Up to `limit` keys in the order of their ids, behind one (empty: from the first)."""
+        with self._available():
+            rows = self._connection.execute(
+                "SELECT key_id, kek_id, wrapped FROM wrapped_keys WHERE key_id > ? ORDER BY key_id LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        return {key_id: WrappedKey(kek, wrapped) for key_id, kek, wrapped in rows}
+
     def wrapped_otherwise(self, kek_id: str, limit: int) -> dict[bytes, WrappedKey]:
         """Up to `limit` keys that are not wrapped under this key-encryption key."""
         with self._available():

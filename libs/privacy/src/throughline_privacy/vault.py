@@ -98,6 +98,10 @@ class KeyStore(Protocol):
         """Sequence of the newest tombstone, 0 where there is none."""
         ...
 
+    def page(self, after: bytes, limit: int) -> dict[bytes, WrappedKey]:
+        """Up to `limit` keys in the order of their ids, behind one (empty: from the first)."""
+        ...
+
     def wrapped_otherwise(self, kek_id: str, limit: int) -> dict[bytes, WrappedKey]:
         """Up to `limit` keys that are not wrapped under this key-encryption key."""
         ...
@@ -114,9 +118,9 @@ class KeyStore(Protocol):
 class Vault:
     """Seals and opens personal values. Safe to use from several threads.
 
-    Unwrapped keys are kept in memory, at most `cache_size` (about 250 bytes each: a cipher made of one would take ten times that). Every call first asks the
-    store for tombstones that came since the last one, in one indexed read: a key destroyed by any process
-    opens nothing and seals nothing in a call that begins after its destruction was committed.
+    Unwrapped keys are kept in memory, at most `cache_size` (about 250 bytes each; the cipher made of one would take ten
+    times that). Every call first asks the store for tombstones that came since the last one, in one indexed read: a key
+    destroyed by any process opens nothing and seals nothing in a call that begins after its destruction was committed.
     """
 
     def __init__(

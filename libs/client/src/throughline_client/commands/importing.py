@@ -102,8 +102,7 @@ def _list_mappings(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @click.option(
     "--mapping",
     "mapping_file",
-    required=True,
-    help="A mapping file, or the name of one that ships (--list shows them).",
+    help="A mapping file, or the name of one that ships (--list shows them). Not for an export, which needs none.",
 )
 @click.argument("data_path", metavar="[DATA]", type=click.Path(path_type=Path), required=False)
 @click.option("--set", "named", type=NamedFile(), multiple=True, help="A file of the mapping, by its name there.")
@@ -121,9 +120,11 @@ def _list_mappings(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_mappings, help="List mappings.")
 @connection_options
 @output_option
+@click.pass_context
 def import_command(
+    ctx: click.Context,
     *,
-    mapping_file: str,
+    mapping_file: str | None,
     data_path: Path | None,
     named: tuple[tuple[str, Path], ...],
     only: tuple[str, ...],
@@ -137,7 +138,7 @@ def import_command(
     addresses: tuple[tuple[str, str], ...],
     output: str,
 ) -> None:
-    """Turn CSV, NDJSON or Parquet (.gz) into interactions.
+    """Turn CSV, NDJSON or Parquet (.gz) into interactions; or put an export into an empty installation.
 
     DATA is a file, or a folder that holds the files of the mapping. Rows that cannot be offered are reported with file,
     row, column, rule and remedy, and harm no other. A stopped import goes on where it was; a second run finds
@@ -149,11 +150,15 @@ def import_command(
       throughline import --mapping complete_journey FOLDER --only baskets
       throughline import --mapping mine.yaml sales.parquet --dry-run
       throughline import --mapping mine.yaml --set sales=a.csv --set shops=b.csv
+      throughline import BACKUP --data NEW       (as `throughline restore`, for a folder made by `throughline export`)
 
     \b
     Exit codes: 0 all recorded or known before; 1 ingestion refused, quarantined or found in conflict some;
     2 rows were rejected, or mapping or file are wrong; 3 ingestion cannot be reached.
     """
+    if mapping_file is None:
+        _restore(ctx, data_path, data, output)
+        return
     mapping = load_mapping(mapping_file)
     files = find_files(mapping, data_path, dict(named))
     folder = data_folder(data) / "imports"
@@ -182,6 +187,19 @@ def import_command(
         raise click.exceptions.Exit(BAD_INPUT)
     if report.troubled:
         raise click.exceptions.Exit(REFUSED)
+
+
+def _restore(ctx: click.Context, folder: Path | None, data: Path | None, output: str) -> None:
+    """What `throughline restore` does, which another package brings."""
+    if folder is None or not (folder / "manifest.json").is_file():
+        raise click.UsageError(
+            "name a --mapping (--list shows those that ship), or a folder made by `throughline export`"
+        )
+    group = ctx.find_root().command
+    command = group.get_command(ctx, "restore") if isinstance(group, click.Group) else None
+    if command is None:
+        raise click.UsageError("exports are put back by `throughline restore`, which is not installed here")
+    ctx.invoke(command, folder=folder, keys_file=None, data=data, from_environment=False, output=output)
 
 
 def _print_report(report: ImportReport, *, dry_run: bool) -> None:

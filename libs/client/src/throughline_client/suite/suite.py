@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -131,7 +132,7 @@ class Suite:
         Raises: SuiteError where the folder is in use, a port is busy, or a part does not get ready; then everything
         that was started is stopped again.
         """
-        self._take_folder()
+        self._lock = _take(self.folder)
         try:
             self._prepare()
             self._start_bus()
@@ -253,30 +254,6 @@ class Suite:
         except KeyError:
             raise SuiteError(f"{name!r} is no part of this suite: {', '.join([*self.services, BUS])}") from None
 
-    def _take_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise SuiteError(f"{self.folder} cannot be used: {error.strerror}; give another --data folder") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            run = read_run_file(self.folder)
-            where = f", its ingestion listens on {run.addresses.get('ingestion')}" if run else ""
-            raise SuiteError(
-                f"a suite runs on {self.folder} already (process {holder}{where}); use that one, stop it, or give "
-                "another --data folder"
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        self._lock = lock
-
     def _prepare(self) -> None:
         (self.folder / "logs").mkdir(exist_ok=True)
         keys = self.folder / "keys.json"
@@ -379,3 +356,39 @@ class Suite:
 
     def _write_run_file(self) -> None:
         RunFile(os.getpid(), self.partition, self.bus.url, self.addresses, self.pids, self.metrics).write(self.folder)
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Generator[None]:
+    """Keeps a data folder for the block: no suite starts on it meanwhile. Raises: SuiteError where one runs."""
+    lock = _take(folder)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def _take(folder: Path) -> IO[str]:
+    """Locks a data folder until what it gives is closed, or this process ends. Raises: SuiteError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise SuiteError(f"{folder} cannot be used: {error.strerror}; give another --data folder") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        run = read_run_file(folder)
+        where = f", its ingestion listens on {run.addresses.get('ingestion')}" if run else ""
+        raise SuiteError(
+            f"a suite runs on {folder} already (process {holder}{where}); use that one, stop it, or give another "
+            "--data folder"
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock

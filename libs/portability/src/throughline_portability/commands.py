@@ -1,0 +1,193 @@
+"""`throughline export` and `throughline restore`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from throughline_client.commands.running import BAD_INPUT, UNAVAILABLE, Failure, output_option, tell
+from throughline_client.commands.showing import print_json, print_table, when
+from throughline_client.endpoints import data_folder
+from throughline_client.suite import SuiteError, hold_folder
+from throughline_eventlog import SettingsError
+from throughline_kernel import UnavailableError
+from throughline_portability.exporting import export_installation
+from throughline_portability.form import ExportError, Manifest
+from throughline_portability.installation import KEYS_FILE, Installation
+from throughline_portability.restoring import restore_installation
+
+FROM_ENVIRONMENT = "The stores are those of the services' own settings (PERSISTENCE_MODULE, POSTGRES_* ...)."
+
+
+def _data_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Data folder of `throughline up` (THROUGHLINE_DATA; else .throughline).",
+        ),
+        click.option("--from-environment", is_flag=True, help=FROM_ENVIRONMENT),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--keys", is_flag=True, help="Also the sealing keys, wrapped as they are kept.")
+@_data_options
+@output_option
+def export(folder: Path, *, keys: bool, data: Path | None, from_environment: bool, output: str) -> None:
+    """Write everything an installation holds into FOLDER, in an open form (docs/portability.md).
+
+    All five logs, and what is kept beside them; each in one consistent view, so the services may run. The wrapped
+    sealing keys only with --keys: without them nobody can ever open a personal value of the export. The installation's
+    own keys (hash key, key-encryption key) are never in it: keep them apart.
+
+    \b
+    Examples:
+      throughline export BACKUP --keys
+      throughline export BACKUP --from-environment --output json
+
+    \b
+    Exit codes: 0 written; 2 the folder is not empty, or a setting is wrong; 3 a store is away.
+    """
+    with _Bar("exporting") as bar, _failures():
+        installation = Installation.from_env() if from_environment else _existing(data_folder(data))
+        manifest = export_installation(installation, folder, keys=keys, told=bar.moved)
+    _report(manifest, output, f"exported to {folder}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--keys-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The installation's own keys (keys.json), copied into the data folder where that has none.",
+)
+@_data_options
+@output_option
+def restore(folder: Path, *, keys_file: Path | None, data: Path | None, from_environment: bool, output: str) -> None:
+    """Put the export in FOLDER into an installation that holds nothing, on either store.
+
+    Every file is checked against the manifest, and every log must fold to the state that it folded to where it came
+    from. The same events are at the same positions: every answer, as of any instant, is the one that was given there.
+
+    \b
+    Examples:
+      throughline restore BACKUP --data NEW --keys-file keys.json
+      throughline restore BACKUP --from-environment
+
+    \b
+    Exit codes: 0 put back; 2 the export is not whole, or the installation not empty; 3 a store is away.
+    """
+    with _Bar("restoring") as bar, _failures():
+        if from_environment:
+            manifest = restore_installation(folder, Installation.from_env(), bar.moved)
+        else:
+            target = data_folder(data)
+            with hold_folder(target):
+                _bring_keys(target, keys_file)
+                manifest = restore_installation(folder, Installation.in_folder(target), bar.moved)
+    _report(manifest, output, f"restored from {folder}")
+
+
+def _existing(folder: Path) -> Installation:
+    installation = Installation.in_folder(folder)
+    if missing := [name for name in installation.stores if not (folder / f"{name}.db").exists()]:
+        raise ExportError(
+            f"{folder}: holds no log of {', '.join(missing)}: name the data folder of a suite, or say "
+            "--from-environment"
+        )
+    return installation
+
+
+def _bring_keys(target: Path, keys_file: Path | None) -> None:
+    """The installation's own keys name every client and open every sealing key: others would make it another one."""
+    own = target / KEYS_FILE
+    if own.exists():
+        return
+    if keys_file is None:
+        raise ExportError(
+            f"{own}: is missing, and without the keys of the installation that was exported nobody would be "
+            "recognised: give them with --keys-file"
+        )
+    draft = own.with_name(f".{KEYS_FILE}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    shutil.copyfile(keys_file, draft)
+    draft.replace(own)
+
+
+class _Bar:
+    """How far it is, on standard error."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("{task.completed:,} events"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task(doing, total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def moved(self, service: str, events: int) -> None:
+        self._progress.update(self._task, description=f"{self._doing} {service}", advance=events)
+
+
+class _failures:  # noqa: N801 -- reads as the block it guards
+    """Expected errors as messages and exit codes."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ExportError | SettingsError | SuiteError | ValueError):
+            raise Failure(str(error), BAD_INPUT) from error
+        if isinstance(error, UnavailableError):
+            raise Failure(str(error), UNAVAILABLE) from error
+
+
+def _report(manifest: Manifest, output: str, title: str) -> None:
+    if output == "json":
+        print_json(
+            {
+                "made_at": manifest.made_at,
+                "keys": manifest.keys,
+                "stores": {
+                    name: {
+                        "events": store.events,
+                        "position": store.position,
+                        "recorded_at": store.recorded_at,
+                        "digest": store.digest,
+                    }
+                    for name, store in manifest.stores.items()
+                },
+            }
+        )
+        return
+    print_table(
+        ["log", "events", "position", "last event", "state"],
+        [
+            [name, f"{store.events:,}", f"{store.position:,}", when(store.recorded_at), store.digest[:16]]
+            for name, store in manifest.stores.items()
+        ],
+        title=title,
+    )
+    tell(f"sealing keys: {'in it, wrapped' if manifest.keys else 'not in it (--keys): its personal values stay shut'}")

@@ -1,0 +1,161 @@
+"""Everything an installation holds, written as an export."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
+
+from throughline.eventlog.v1 import eventlog_pb2
+from throughline.feedback.v1 import events_pb2 as feedback_events
+from throughline.identity.v1 import events_pb2 as identity_events
+from throughline.ingestion.v1 import events_pb2 as ingestion_events
+from throughline.journey.v1 import events_pb2 as journey_events
+from throughline.scoring.v1 import events_pb2 as scoring_events
+from throughline_eventlog import ArchiveReader, Codec, LoggedRow, StoreSettings, open_store, wall_clock
+from throughline_portability.form import (
+    CONTRACTS,
+    DESTROYED,
+    KEYS,
+    ExportError,
+    FileSummary,
+    LineWriter,
+    Manifest,
+    StoreSummary,
+)
+from throughline_portability.installation import Installation
+from throughline_privacy import open_key_store_at
+from throughline_replay import Replayed, make_folds
+
+PAGE: Final = 2_000
+# Who consumes comes before whom it consumes: nobody in an export has taken what its upstream does not hold there.
+ORDER: Final = ("scoring", "journey", "feedback", "identity", "ingestion")
+
+Told = Callable[[str, int], None]
+"""Hears of events written, by service."""
+
+
+def export_installation(installation: Installation, folder: Path, *, keys: bool, told: Told) -> Manifest:
+    """Writes all logs, with everything kept beside them, and where asked the wrapped keys; each store in one view.
+
+    The services may run. The installation's own keys (hash key, key-encryption key, signing keys) are never in it.
+    Raises: ExportError where the folder is not empty; UnavailableError, SettingsError for a store.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ExportError(f"{folder}: is not empty, and an export must not be mixed with anything: name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = Manifest(wall_clock(), version("throughline-portability"), keys)
+    (folder / CONTRACTS).write_bytes(_contracts())
+    for service in ORDER:
+        manifest.stores[service] = _export_store(service, installation.stores[service], folder, manifest.files, told)
+    if keys:
+        _export_keys(installation, folder, manifest.files)
+    manifest.files[CONTRACTS] = FileSummary.of(folder / CONTRACTS)
+    manifest.write(folder)
+    return manifest
+
+
+def _export_store(
+    service: str, settings: StoreSettings, folder: Path, files: dict[str, FileSummary], told: Told
+) -> StoreSummary:
+    store = open_store(settings)
+    replayed = Replayed(make_folds([service])[service])
+    codec = Codec(service)
+    recorded_at = 0
+    try:
+        with store.archive() as archive:
+            with LineWriter(folder, f"{service}/events.ndjson.gz", files).writing() as lines:
+                for rows in _pages(archive):
+                    lines.write(map(_event, rows))
+                    events = codec.decode(rows)
+                    recorded_at = events[-1].recorded_at
+                    replayed.take(events)
+                    told(service, len(rows))
+            with LineWriter(folder, f"{service}/commits.ndjson.gz", files).writing() as lines:
+                after = 0
+                while commits := archive.commits(after, PAGE):
+                    lines.write({"recorded_at": at, "position": position} for at, position in commits)
+                    after = commits[-1].recorded_at
+            kept = archive.bookkeeping()
+            with LineWriter(folder, f"{service}/bookkeeping.ndjson.gz", files).writing() as lines:
+                lines.write({"kind": "type", "type": type_, "schema_version": number} for type_, number in kept.types)
+                lines.write(
+                    {"kind": "tracking", "stream": stream, "sequence": sequence} for stream, sequence in kept.trackings
+                )
+                lines.write(
+                    {
+                        "kind": "inbox",
+                        "stream": each.stream,
+                        "created": each.created,
+                        "sequence": each.sequence,
+                        "position": each.position,
+                    }
+                    for each in kept.inboxes
+                )
+                lines.write({"kind": "table", "table": table} for table in kept.tables)
+            for table in kept.tables:
+                with LineWriter(folder, f"{service}/tables/{table}.ndjson.gz", files).writing() as lines:
+                    after_key = b""
+                    while page := archive.rows(table, after_key, PAGE):
+                        lines.write({"key": key.hex(), "value": b64encode(value).decode()} for key, value in page)
+                        after_key = page[-1][0]
+    finally:
+        store.close()
+    return StoreSummary(replayed.position, recorded_at, replayed.events, replayed.digest())
+
+
+def _pages(archive: ArchiveReader) -> Iterator[list[LoggedRow]]:
+    after = 0
+    while rows := archive.read_logged(after, limit=PAGE):
+        yield rows
+        after = rows[-1].position
+
+
+def _event(row: LoggedRow) -> dict[str, object]:
+    return {
+        "position": row.position,
+        "stream_id": row.stream_id.hex(),
+        "version": row.version,
+        "type": row.type,
+        "envelope": b64encode(row.envelope).decode(),
+    }
+
+
+def _export_keys(installation: Installation, folder: Path, files: dict[str, FileSummary]) -> None:
+    store = open_key_store_at(installation.key_store, installation.key_store_schema)
+    try:
+        with LineWriter(folder, KEYS, files).writing() as lines:
+            after = b""
+            while page := store.page(after, PAGE):
+                lines.write(
+                    {"key_id": key_id.hex(), "kek_id": key.kek_id, "wrapped": b64encode(key.wrapped).decode()}
+                    for key_id, key in page.items()
+                )
+                after = max(page)
+        # After the keys: whoever was forgotten meanwhile is forgotten in the export too.
+        with LineWriter(folder, DESTROYED, files).writing() as lines:
+            lines.write({"key_id": key_id.hex()} for _, key_id in store.destroyed_after(0))
+    finally:
+        store.close()
+
+
+def _contracts() -> bytes:
+    """A FileDescriptorSet with every message that an envelope can hold: with it anybody can decode the log."""
+    found: dict[str, FileDescriptor] = {}
+
+    def add(file: FileDescriptor) -> None:
+        for needed in file.dependencies:
+            add(needed)
+        found.setdefault(file.name, file)
+
+    for module in (eventlog_pb2, ingestion_events, identity_events, journey_events, feedback_events, scoring_events):
+        add(module.DESCRIPTOR)
+    written = descriptor_pb2.FileDescriptorSet()
+    for file in found.values():
+        written.file.add().ParseFromString(file.serialized_pb)
+    return written.SerializeToString(deterministic=True)
