@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from identity_stories import Identity, hash_of, interaction
 
@@ -118,6 +116,6 @@ def test_events_that_are_not_interactions_are_passed_over() -> None:
     """Ingestion logs more than identity listens to."""
     identity = Identity()
     event = interaction("a", 1)
-    other = replace(event, type="throughline.ingestion.v1.OffersTallied")
+    other = event._replace(type="throughline.ingestion.v1.OffersTallied")
     identity.hear(other)
     assert kinds(identity) == ["RulesPublished"]
