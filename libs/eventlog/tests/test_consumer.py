@@ -22,6 +22,7 @@ from throughline_eventlog import (
     NatsServer,
     NewEvent,
     Relay,
+    Schemas,
     Store,
     StoreSettings,
     Writer,
@@ -406,7 +407,7 @@ async def test_an_event_of_a_newer_schema_stops_the_consumer(
             lambda: f"stopped: the event at position 4 is {NOTED} in schema version 2" in (consumer.health() or "")
         )
         assert (consumer.taken, consumer.poisoned) == (3, 0)
-    newer = Consumer(writer, nats, stream, Noting(), known_schema_version=lambda _: 2)
+    newer = Consumer(writer, nats, stream, Noting(), schemas=Schemas({NOTED: [bytes.upper]}))
     async with running(newer):
         await eventually(lambda: newer.taken == 2)
     taken_in_order(down, 5)

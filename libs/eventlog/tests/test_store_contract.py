@@ -14,6 +14,7 @@ from throughline_eventlog import (
     InboxPosition,
     NewerLogError,
     NewEvent,
+    Schemas,
     SettingsError,
     Store,
     StoreSettings,
@@ -36,7 +37,7 @@ def append(store: Store, *events: NewEvent) -> list[int]:
 
 def test_what_was_appended_is_read_back_whole(store: Store) -> None:
     """Every field of an event comes back, with its position and recording time."""
-    given = NewEvent(stream_of("a"), 1, NOTED, b"\x00\xff", 7, b"e" * 16, "corr", "cause", "00-trace-span-01", 1)
+    given = NewEvent(stream_of("a"), 1, NOTED, b"\x00\xff", 7, b"e" * 16, "corr", "cause", "00-trace-span-01")
     with store.transaction() as tx:
         (position,) = tx.append([given])
         now = tx.now
@@ -343,13 +344,41 @@ def test_an_event_of_a_newer_schema_is_refused_at_opening_and_reading(
     open_test_store: OpenStore, store_settings: Settings
 ) -> None:
     """A program that is too old for an event does not guess what it means."""
-    store = open_store(store_settings("testing"), known_schema_version=lambda _: 3)
-    append(store, noted("a"), NewEvent(stream_of("b"), 1, NOTED, b"", 1, schema_version=3))
+    shout, whisper = bytes.upper, bytes.lower
+    store = open_store(store_settings("testing"), schemas=Schemas({NOTED: [shout, whisper]}))
+    append(store, noted("a"))
     with store.snapshot() as reader:
-        assert [e.schema_version for e in reader.read()] == [1, 3]
+        assert [e.schema_version for e in reader.read()] == [3]
     store.close()
     with pytest.raises(NewerLogError, match=rf"{NOTED} in schema version 3.*up to\s+2"):
-        open_store(store_settings("testing"), known_schema_version=lambda _: 2)
+        open_store(store_settings("testing"), schemas=Schemas({NOTED: [shout]}))
+
+
+def test_an_old_event_is_read_as_if_it_had_been_written_today(
+    open_test_store: OpenStore, store_settings: Settings
+) -> None:
+    """Its payload goes through every step since, wherever it is read; in the log it stays as it was."""
+    first = open_store(store_settings("testing"))
+    append(first, noted("one"))
+    first.close()
+
+    def with_greeting(payload: bytes) -> bytes:
+        return b"hello " + payload
+
+    second = open_store(store_settings("testing"), schemas=Schemas({NOTED: [with_greeting]}))
+    append(second, noted("two"))
+    second.close()
+    third = open_store(store_settings("testing"), schemas=Schemas({NOTED: [with_greeting, bytes.upper]}))
+    try:
+        append(third, noted("three"))
+        with third.snapshot() as reader:
+            seen = [(event.payload, event.schema_version) for event in reader.read()]
+            assert seen == [(b"HELLO ONE", 3), (b"TWO", 3), (b"three", 3)]
+            assert [event.payload for event in reader.read_stream(stream_of("one"))] == [b"HELLO ONE"]
+            logged = [Envelope.FromString(row.envelope) for row in reader.read_logged()]
+            assert [(each.payload, each.schema_version) for each in logged] == [(b"one", 1), (b"two", 2), (b"three", 3)]
+    finally:
+        third.close()
 
 
 def test_the_librarys_own_event_store_reads_the_same_log(store: Store) -> None:

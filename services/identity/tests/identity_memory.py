@@ -97,7 +97,7 @@ class MemoryStore:
                 each.version,
                 each.type,
                 event_id,
-                each.schema_version,
+                1,
                 each.occurred_at,
                 self.now,
                 each.correlation_id,

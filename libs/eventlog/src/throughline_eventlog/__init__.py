@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Commit, Restoration, StoreNotEmptyError
-from throughline_eventlog.codec import Codec, KnownSchemaVersion, only_first_versions
+from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import (
     InboxConflictError,
     LogUnavailableError,
@@ -18,6 +18,7 @@ from throughline_eventlog.errors import (
 )
 from throughline_eventlog.observing import BatchKind, Observer
 from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
+from throughline_eventlog.schemas import SCHEMAS, Schemas, Upcaster
 from throughline_eventlog.settings import StoreSettings
 from throughline_eventlog.store import (
     POISON,
@@ -53,6 +54,7 @@ _AT_THE_BUS = {
 
 __all__ = [
     "POISON",
+    "SCHEMAS",
     "ArchiveReader",
     "BatchKind",
     "Bookkeeping",
@@ -68,7 +70,6 @@ __all__ = [
     "Handler",
     "InboxConflictError",
     "InboxPosition",
-    "KnownSchemaVersion",
     "LogUnavailableError",
     "LoggedRow",
     "NatsServer",
@@ -79,16 +80,17 @@ __all__ = [
     "Reader",
     "Relay",
     "Restoration",
+    "Schemas",
     "SettingsError",
     "Store",
     "StoreNotEmptyError",
     "StoreSettings",
     "StreamConflictError",
     "Transaction",
+    "Upcaster",
     "Work",
     "Writer",
     "log_unavailable",
-    "only_first_versions",
     "open_store",
     "stream_name",
     "subject_name",

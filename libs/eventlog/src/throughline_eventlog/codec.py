@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from throughline.eventlog.v1.eventlog_pb2 import Envelope
 from throughline_eventlog.errors import NewerLogError
 from throughline_eventlog.records import LoggedRow, NewEvent
+from throughline_eventlog.schemas import SCHEMAS, Schemas
 from throughline_kernel import Recorded
 
 STREAM_ID_BYTES = 16
-
-KnownSchemaVersion = Callable[[str], int]
-
-
-def only_first_versions(_type: str) -> int:
-    """Knows version 1 of every event, which is where every event starts."""
-    return 1
 
 
 class Codec:
     """Writes and reads envelopes for one service's log."""
 
-    def __init__(self, service: str, known_schema_version: KnownSchemaVersion = only_first_versions) -> None:
-        self._known = known_schema_version
+    def __init__(self, service: str, schemas: Schemas = SCHEMAS) -> None:
+        self.schemas = schemas
         raw = service.encode()
         self._named = blake2b(len(raw).to_bytes(4, "big") + raw, digest_size=16)
 
@@ -46,7 +40,7 @@ class Codec:
             )
         return Envelope(
             event_id=event.event_id or self.event_id(event.stream_id, event.version),
-            schema_version=event.schema_version,
+            schema_version=self.schemas.present(event.type),
             occurred_at=event.occurred_at,
             recorded_at=recorded_at,
             correlation_id=event.correlation_id,
@@ -56,14 +50,16 @@ class Codec:
         ).SerializeToString()
 
     def decode(self, rows: Iterable[LoggedRow]) -> list[Recorded]:
-        """Opens the envelopes. Raises NewerLogError at an event whose schema is newer than this code."""
-        parse = Envelope.FromString
+        """Opens the envelopes, payloads in their present version. Raises NewerLogError at an event of a newer one."""
+        parse, evolved = Envelope.FromString, self.schemas.evolved
         found: list[Recorded] = []
         for position, stream_id, version, type_, envelope in rows:
             opened = parse(envelope)
-            schema_version = opened.schema_version
-            if schema_version > 1:
+            schema_version, payload = opened.schema_version, opened.payload
+            if schema_version > 1 or type_ in evolved:
                 self.check(type_, schema_version, f"the event at position {position}")
+                payload = self.schemas.upcast(type_, schema_version, payload)
+                schema_version = self.schemas.present(type_)
             found.append(
                 Recorded(
                     position,
@@ -77,14 +73,14 @@ class Codec:
                     opened.correlation_id,
                     opened.causation_id,
                     opened.traceparent,
-                    opened.payload,
+                    payload,
                 )
             )
         return found
 
     def check(self, type_: str, schema_version: int, where: str) -> None:
         """Refuses a schema version that this code does not know. Raises NewerLogError."""
-        known = self._known(type_)
+        known = self.schemas.present(type_)
         if schema_version > known:
             raise NewerLogError(
                 "LOG_NEWER",

@@ -20,10 +20,11 @@ from nats.aio.msg import Msg
 
 from throughline.eventlog.v1.eventlog_pb2 import EventChunk, LoggedEvent
 from throughline_eventlog.bus import BusAwayError, BusError, Connection, StreamGoneError, StreamState
-from throughline_eventlog.codec import Codec, KnownSchemaVersion, only_first_versions
+from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import InboxConflictError, NewerLogError, PositionLostError
 from throughline_eventlog.observing import Observer, Unobserved, some_traceparents
 from throughline_eventlog.records import InboxPosition, LoggedRow
+from throughline_eventlog.schemas import SCHEMAS, Schemas
 from throughline_eventlog.store import POISON, Transaction
 from throughline_eventlog.streams import EVENTS_HEADER
 from throughline_eventlog.writer import Writer
@@ -140,7 +141,7 @@ class Consumer:
 
     Every event of the upstream log is handed to the handler once, in log order, in batches of up to `batch_events`; the
     inbox moves in the same transaction. An event that the handler fails on alone is put into the table `poison`,
-    whole, and tried again at the next start. An event of a schema that `known_schema_version` does not know stops the
+    whole, and tried again at the next start. An event of a version that `schemas` does not know stops the
     consumer.
     """
 
@@ -152,7 +153,7 @@ class Consumer:
         handler: Handler,
         *,
         batch_events: int = BATCH_EVENTS,
-        known_schema_version: KnownSchemaVersion = only_first_versions,
+        schemas: Schemas = SCHEMAS,
         stuck_after: float = 30.0,
         monotonic: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
@@ -167,7 +168,7 @@ class Consumer:
         self._connection = connection
         self._taking = _Taking(handler, observer or Unobserved(), writer.store.service, upstream_stream)
         self._batch_events = batch_events
-        self._codec = Codec("", known_schema_version)
+        self._codec = Codec("", schemas)
         self._stuck_after = stuck_after
         self._silence = silence
         self._monotonic = monotonic

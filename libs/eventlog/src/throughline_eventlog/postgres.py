@@ -23,9 +23,10 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from throughline_eventlog.application import EventLog
 from throughline_eventlog.archive import Bookkeeping, Commit, StoreNotEmptyError
-from throughline_eventlog.codec import Codec, KnownSchemaVersion
+from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import SettingsError, log_unavailable
 from throughline_eventlog.records import InboxPosition, LoggedRow
+from throughline_eventlog.schemas import Schemas
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import UNSAFE, StoreSettings
 from throughline_eventlog.sqlite import inbox_conflict, stream_conflict
@@ -484,13 +485,11 @@ class PostgresStore(Store):
         self._head = head
 
     @classmethod
-    def open(
-        cls, settings: StoreSettings, tables: Sequence[str], clock: Clock, known: KnownSchemaVersion
-    ) -> PostgresStore:
+    def open(cls, settings: StoreSettings, tables: Sequence[str], clock: Clock, schemas: Schemas) -> PostgresStore:
         """Makes what is missing in the schema, the schema included, and refuses what it must not touch."""
         environment = {**DEFAULTS, **settings.environment}
         schema = environment["POSTGRES_SCHEMA"]
-        codec = Codec(settings.service, known)
+        codec = Codec(settings.service, schemas)
         log: EventLog | None = None
         try:
             with _connect(environment) as connection, connection.cursor(row_factory=tuple_row) as cursor:

@@ -18,7 +18,6 @@ class NewEvent(NamedTuple):
     correlation_id: str = ""
     causation_id: str = ""
     traceparent: str = ""
-    schema_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)

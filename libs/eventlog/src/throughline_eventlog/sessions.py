@@ -197,7 +197,7 @@ class BaseTransaction(BaseReader):
         self._touched = True
         self.appended += [LoggedRow(position, *row) for position, row in zip(positions, rows, strict=True)]
         self._head_position = positions[-1]
-        types = {(event.type, event.schema_version) for event in events}
+        types = {(type_, self._codec.schemas.present(type_)) for type_ in {event.type for event in events}}
         types -= self._known_types
         types -= self.new_types
         if types:

@@ -25,7 +25,7 @@ from eventsourcing.utils import Environment, EnvType
 
 from throughline_eventlog.application import EventLog
 from throughline_eventlog.archive import Bookkeeping, Commit, StoreNotEmptyError
-from throughline_eventlog.codec import Codec, KnownSchemaVersion
+from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import (
     InboxConflictError,
     SettingsError,
@@ -33,6 +33,7 @@ from throughline_eventlog.errors import (
     log_unavailable,
 )
 from throughline_eventlog.records import InboxPosition, LoggedRow
+from throughline_eventlog.schemas import Schemas
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import StoreSettings
 from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta, checked_tables
@@ -573,12 +574,10 @@ class SQLiteStore(Store):
         self._head = head
 
     @classmethod
-    def open(
-        cls, settings: StoreSettings, tables: Sequence[str], clock: Clock, known: KnownSchemaVersion
-    ) -> SQLiteStore:
+    def open(cls, settings: StoreSettings, tables: Sequence[str], clock: Clock, schemas: Schemas) -> SQLiteStore:
         """Opens the file, makes what is missing in it, and refuses what it must not touch."""
         path = Path(settings.environment["SQLITE_DBNAME"])
-        codec = Codec(settings.service, known)
+        codec = Codec(settings.service, schemas)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(path, settings.service)

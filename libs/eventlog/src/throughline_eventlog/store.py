@@ -14,9 +14,10 @@ from typing import Final, Protocol
 
 from throughline_eventlog.application import EventLog
 from throughline_eventlog.archive import ArchiveReader, Restoration
-from throughline_eventlog.codec import Codec, KnownSchemaVersion, only_first_versions
+from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import NewerLogError, SettingsError
 from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
+from throughline_eventlog.schemas import SCHEMAS, Schemas
 from throughline_eventlog.settings import SQLITE, StoreSettings
 from throughline_kernel import Recorded
 
@@ -303,13 +304,13 @@ def open_store(
     *,
     tables: Collection[str] = (),
     clock: Clock = wall_clock,
-    known_schema_version: KnownSchemaVersion = only_first_versions,
+    schemas: Schemas = SCHEMAS,
 ) -> Store:
     """Opens a service's store and makes what is missing.
 
-    `tables` names every table that will be used; `known_schema_version` tells up to which version this code reads an
-    event type. Raises SettingsError for settings that would weaken the log, NewerLogError for a log that this code is
-    too old for, UnavailableError where the store is away.
+    `tables` names every table that will be used; `schemas` which versions of an event this code reads. Raises
+    SettingsError for settings that would weaken the log, NewerLogError for a log that this code is too old for,
+    UnavailableError where the store is away.
     """
     settings.check()
     names = checked_tables(tables)
@@ -317,7 +318,7 @@ def open_store(
     if settings.module == SQLITE:
         from throughline_eventlog.sqlite import SQLiteStore  # noqa: PLC0415
 
-        return SQLiteStore.open(settings, names, clock, known_schema_version)
+        return SQLiteStore.open(settings, names, clock, schemas)
     from throughline_eventlog.postgres import PostgresStore  # noqa: PLC0415
 
-    return PostgresStore.open(settings, names, clock, known_schema_version)
+    return PostgresStore.open(settings, names, clock, schemas)
