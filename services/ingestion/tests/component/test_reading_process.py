@@ -102,3 +102,13 @@ async def test_a_process_that_dies_costs_nobody_an_answer(reading: ReadingProces
     assert answers == [here.request(Request.BATCH, raw, NOW) for raw in raws]
     await eventually(lambda: reading.pid not in {None, died})
     assert await reading.read(Request.BATCH, raws[0], in_turn=False) == answers[0]
+
+
+async def test_what_it_remembers_goes_with_it(reading: ReadingProcess, here: ContractReader) -> None:
+    """When somebody is forgotten the process ends, nothing that waits is lost, and another one reads on."""
+    remembering = reading.pid
+    waiting = asyncio.ensure_future(reading.read(Request.BATCH, batch(0), in_turn=True))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(reading.forget_remembered)
+    assert await waiting == here.request(Request.BATCH, batch(0), NOW)
+    await eventually(lambda: reading.pid not in {None, remembering})

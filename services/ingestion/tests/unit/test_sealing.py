@@ -108,3 +108,14 @@ def test_the_whole_of_an_interaction_is_sealed_where_it_must_wait(seal: VaultSea
     (opened,) = seal.open([presence.sealed])
     assert opened is not None
     assert interaction_pb2.Interaction.FromString(opened).source_interaction_id == "i"
+
+
+def test_whoever_remembers_values_elsewhere_is_told_to_forget(tmp_path: Path) -> None:
+    """Once the keys are destroyed."""
+    told: list[bool] = []
+    vault = Vault(SqliteKeyStore(tmp_path / "keys.db"), KeyEncryptionKey(b"e" * 32))
+    seal = VaultSeal(vault, PERSONAS, forget_elsewhere=lambda: told.append(vault.is_destroyed(presence.persona_id)))
+    (presence,) = seal.seal([of(PURCHASE)])
+    seal.forget([presence.persona_id])
+    vault.close()
+    assert told == [True]

@@ -53,9 +53,21 @@ class ReadingProcess:
         self._clock = clock
         # One thread: more would only take turns, and could change the order.
         self._thread = ThreadPoolExecutor(1, "reading")
-        self.pid: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._to: asyncio.StreamWriter | None = None
         self._waiting: deque[asyncio.Future[RequestRead]] = deque()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that reads, None while it is away."""
+        process = self._process
+        return None if process is None else process.pid
+
+    def forget_remembered(self) -> None:
+        """Ends the process, and with it all that it remembers of what it read; it is started again. From any thread."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     async def run(self) -> None:
         """Keeps the process running until cancelled."""
@@ -105,14 +117,14 @@ class ReadingProcess:
         try:
             # The first answer says that it is ready.
             await _answer(reader)
-            self._to, self.pid = writer, process.pid
+            self._to, self._process = writer, process
             while True:
                 answered = _read(await _answer(reader))
                 waiting = self._waiting.popleft()
                 if not waiting.done():
                     waiting.set_result(answered)
         finally:
-            self._to = self.pid = None
+            self._to = self._process = None
             writer.close()
             while self._waiting:
                 lost = self._waiting.popleft()

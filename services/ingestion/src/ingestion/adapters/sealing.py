@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ingestion.adapters.personas import Personas
 from ingestion.application.ports import Presence, SealedBox, ToSeal
@@ -10,11 +10,15 @@ from throughline_privacy import KeyDestroyedError, Vault
 
 
 class VaultSeal:
-    """Seals with the installation's keys. May be used from several threads."""
+    """Seals with the installation's keys. May be used from several threads.
 
-    def __init__(self, vault: Vault, personas: Personas) -> None:
+    `forget_elsewhere` makes whoever else remembers values let go of them when somebody is forgotten.
+    """
+
+    def __init__(self, vault: Vault, personas: Personas, *, forget_elsewhere: Callable[[], None] | None = None) -> None:
         self._vault = vault
         self._personas = personas
+        self._forget_elsewhere = forget_elsewhere
 
     def seal(self, items: Sequence[ToSeal]) -> list[Presence]:
         """The persona of each and its sealed values, in order. All keys are durable on return.
@@ -49,4 +53,6 @@ class VaultSeal:
         """Destroys the keys of these personas for good; answers how many there were."""
         destroyed = self._vault.destroy(persona_ids)
         self._personas.forget_remembered()
+        if self._forget_elsewhere is not None:
+            self._forget_elsewhere()
         return destroyed
