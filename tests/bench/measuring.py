@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,19 +20,31 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
+def family(pid: int) -> Iterator[int]:
+    """A process and those that it started."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from family(int(child))
+
+
 def cpu_seconds(pid: int) -> float:
-    """User and system time that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+    """User and system time that a process, and those that it started, have used so far."""
+    spent = 0
+    for each in family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        spent += int(fields[11]) + int(fields[12])
+    return spent / TICK
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """Resident memory of a process, now and at its highest, in MB of 1,000,000 bytes."""
-    found: dict[str, float] = {}
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in {"VmRSS", "VmHWM"}:
-            found[name] = int(value.split()[0]) * 1_024 / 1e6
+    """Resident memory of a process and of those that it started, now and at its highest, in MB of 1,000,000 bytes."""
+    found = {"VmRSS": 0.0, "VmHWM": 0.0}
+    for each in family(pid):
+        for line in Path(f"/proc/{each}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in found:
+                found[name] += int(value.split()[0]) * 1_024 / 1e6
     return found["VmRSS"], found["VmHWM"]
 
 

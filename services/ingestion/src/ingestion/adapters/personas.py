@@ -33,8 +33,9 @@ class Presented(NamedTuple):
 class Personas:
     """Hashes identifiers and names personas, with the installation's key. May be used from several threads."""
 
-    def __init__(self, hasher: IdentifierHasher) -> None:
+    def __init__(self, hasher: IdentifierHasher, *, remembered: int = REMEMBERED) -> None:
         self._hasher = hasher
+        self._most = remembered
         self._remembered: dict[tuple[Identifier, ...], Presented] = {}
         self._lock = Lock()
 
@@ -44,7 +45,7 @@ class Personas:
         if known is None:
             known = self._present(identifiers)
             with self._lock:
-                if len(self._remembered) >= REMEMBERED:
+                if len(self._remembered) >= self._most:
                     self._remembered.clear()
                 self._remembered[identifiers] = known
         return known
