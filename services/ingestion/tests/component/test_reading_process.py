@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -112,3 +113,35 @@ async def test_what_it_remembers_goes_with_it(reading: ReadingProcess, here: Con
     await asyncio.to_thread(reading.forget_remembered)
     assert await waiting == here.request(Request.BATCH, batch(0), NOW)
     await eventually(lambda: reading.pid not in {None, remembering})
+
+
+async def test_a_process_that_is_back_overtakes_nothing(reading: ReadingProcess, here: ContractReader) -> None:
+    """While the thread still reads of a stream, what follows waits behind it, whoever could be faster."""
+    gate = threading.Event()
+    read_here = here.request
+
+    def held(kind: Request, raw: bytes, now: int) -> RequestRead:
+        assert gate.wait(10)
+        return read_here(kind, raw, now)
+
+    ended: list[str] = []
+
+    async def read(name: str, raw: bytes) -> None:
+        await reading.read(Request.STREAMED, raw, in_turn=True)
+        ended.append(name)
+
+    died = reading.pid
+    assert died is not None
+    here.request = held
+    os.kill(died, signal.SIGSTOP)
+    first = asyncio.ensure_future(read("first", batch(0)))
+    await asyncio.sleep(0)
+    os.kill(died, signal.SIGKILL)
+    await eventually(lambda: reading.pid not in {None, died})
+    second = asyncio.ensure_future(read("second", batch(1)))
+    # The process would answer this one at once: by then the second would have overtaken.
+    await reading.read(Request.BATCH, batch(2), in_turn=False)
+    assert ended == []
+    gate.set()
+    await asyncio.gather(first, second)
+    assert ended == ["first", "second"]

@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -43,6 +43,15 @@ _write: Final = msgspec.msgpack.Encoder().encode
 _read: Final = msgspec.msgpack.Decoder(RequestRead).decode
 
 
+class _Waiting(NamedTuple):
+    """A request that the process was asked to read, and who waits for the answer."""
+
+    kind: Request
+    raw: bytes
+    now: int
+    answer: asyncio.Future[RequestRead]
+
+
 class ReadingProcess:
     """Reads requests, each as it would be read here, in the order in which they were asked for.
 
@@ -57,7 +66,9 @@ class ReadingProcess:
         self._thread = ThreadPoolExecutor(1, "reading")
         self._process: subprocess.Popen[bytes] | None = None
         self._to: asyncio.StreamWriter | None = None
-        self._waiting: deque[asyncio.Future[RequestRead]] = deque()
+        # What the process was asked and has not answered, and how many requests the thread has.
+        self._waiting: deque[_Waiting] = deque()
+        self._in_thread = 0
 
     @property
     def pid(self) -> int | None:
@@ -87,51 +98,67 @@ class ReadingProcess:
     async def read(self, kind: Request, raw: bytes, *, in_turn: bool) -> RequestRead:
         """Reads a request as of now."""
         now = self._clock()
-        if self._to is not None:
-            if len(raw) <= SHORT and not in_turn:
-                return self._reader.request(kind, raw, now)
-            answer: asyncio.Future[RequestRead] = asyncio.get_running_loop().create_future()
-            self._waiting.append(answer)
+        if len(raw) <= SHORT and not in_turn:
+            return self._reader.request(kind, raw, now)
+        asked = _Waiting(kind, raw, now, asyncio.get_running_loop().create_future())
+        # A process that has come back must not overtake what the thread still reads of the same stream.
+        if self._to is None or (in_turn and self._in_thread):
+            self._read_in_thread(asked)
+        else:
+            self._waiting.append(asked)
             self._to.write(_ASKED.pack(len(raw), kind, now))
             self._to.write(raw)
-            try:
-                return await answer
-            except ConnectionError:
-                pass  # It ended over this, or over something before it: nothing was decided yet.
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.request, kind, raw, now)
+        return await asked.answer
 
     async def close(self) -> None:
         """Lets go of the thread."""
         await asyncio.to_thread(self._thread.shutdown)
+
+    def _read_in_thread(self, asked: _Waiting) -> None:
+        kind, raw, now, answer = asked
+        self._in_thread += 1
+
+        def passed_on(read: asyncio.Future[RequestRead]) -> None:
+            self._in_thread -= 1
+            if answer.done() or read.cancelled():
+                return
+            error = read.exception()
+            if error is None:
+                answer.set_result(read.result())
+            else:
+                answer.set_exception(error)
+
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(self._thread, self._reader.request, kind, raw, now).add_done_callback(passed_on)
 
     async def _session(self) -> None:
         here, there = socket.socketpair()
         for end in (here, there):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         with there:
+            reader, writer = await asyncio.open_connection(sock=here, limit=_BUFFER)
             # Not the loop's own way of starting one: that forks, which gRPC does not survive; this does not.
             process = subprocess.Popen(  # noqa: ASYNC220 -- returns at once
                 [sys.executable, "-m", __name__, str(there.fileno())],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        reader, writer = await asyncio.open_connection(sock=here, limit=_BUFFER)
         try:
             # The first answer says that it is ready.
             await _answer(reader)
             self._to, self._process = writer, process
             while True:
                 answered = _read(await _answer(reader))
-                waiting = self._waiting.popleft()
-                if not waiting.done():
-                    waiting.set_result(answered)
+                answer = self._waiting.popleft().answer
+                if not answer.done():
+                    answer.set_result(answered)
         finally:
             self._to = self._process = None
             writer.close()
+            # It ended over the first of these, or over something else: nothing was decided yet. Now, before anything
+            # that comes later, and in their order.
             while self._waiting:
-                lost = self._waiting.popleft()
-                if not lost.done():
-                    lost.set_exception(ConnectionError("the process that reads ended"))
+                self._read_in_thread(self._waiting.popleft())
             process.kill()
             await asyncio.to_thread(process.wait)
 
