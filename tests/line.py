@@ -19,6 +19,7 @@ from throughline_client.sdk.settling import behind
 from throughline_client.suite.suite import Suite
 from throughline_rpc import open_channel
 from throughline_testkit import eventually
+from throughline_testkit.postgres import PostgresServer
 
 CHANNELS = {
     "web": interaction_pb2.ChannelTraits(name="Web", group="site"),
@@ -109,6 +110,19 @@ async def connect(suite: Suite) -> AsyncIterator[Line]:
             scoring_pb2_grpc.ScoringServiceStub(to["scoring"]),
             {name: eventlog_pb2_grpc.EventLogServiceStub(channel) for name, channel in to.items()},
         )
+
+
+def postgres_environment(server: PostgresServer, run: str) -> dict[str, str]:
+    """What puts a suite's logs and key store into a PostgreSQL server, into schemas that begin with `run`."""
+    environment = server.environment("")
+    del environment["POSTGRES_SCHEMA"]
+    place = f"postgresql://{server.user}@{server.host}:{server.port}/{server.dbname}"
+    return {
+        **environment,
+        **{f"{service.upper()}_POSTGRES_SCHEMA": f"{run}_{service}" for service in SERVICES},
+        "THROUGHLINE_KEY_STORE": place,
+        "THROUGHLINE_KEY_STORE_SCHEMA": f"{run}_keys",
+    }
 
 
 def identifier(kind: str, value: str, *, verified: bool = True) -> interaction_pb2.Identifier:

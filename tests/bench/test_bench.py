@@ -22,7 +22,7 @@ import pytest
 from bench import floors
 from bench.loads import CHANNELS, SOURCES, clients_of, email_of, load, probe, write_requests
 from bench.measuring import ROOT, Cpu, Figure, Report, memory_mb, percentile
-from line import Line, connect, identifier
+from line import Line, connect, identifier, postgres_environment
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc
@@ -134,21 +134,10 @@ def ingestion_on_postgres(bench: Bench) -> None:
     server.start()
     try:
         bench.report.add(*floors.postgres_floors(server, bench.size.floor))
-        with bench.suite("ingestion-postgres", ["ingestion"], **postgres_environment(server)) as suite:
+        with bench.suite("ingestion-postgres", ["ingestion"], **postgres_environment(server, "bench")) as suite:
             durable_ingestion(bench, suite, "PostgreSQL", floors.COPY, 15_000)
     finally:
         server.remove()
-
-
-def postgres_environment(server: PostgresServer) -> dict[str, str]:
-    """Each service's log in a schema of its own, the key store in another."""
-    environment = server.environment("")
-    del environment["POSTGRES_SCHEMA"]
-    return {
-        **environment,
-        **{f"{service.upper()}_POSTGRES_SCHEMA": f"bench_{service}" for service in SERVICES},
-        "THROUGHLINE_KEY_STORE": f"postgresql://{server.user}@{server.host}:{server.port}/{server.dbname}",
-    }
 
 
 def durable_ingestion(bench: Bench, suite: Suite, store: str, floor: str, expected: float) -> None:

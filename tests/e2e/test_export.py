@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from line import Line, connect, identifier, scattered_history
+from line import Line, connect, identifier, postgres_environment, scattered_history
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.identity.v1 import identity_pb2
@@ -54,19 +54,6 @@ async def told(line: Line, interaction_id: str) -> ingestion_pb2.GetInteractionR
     return await line.ingestion.GetInteraction(
         ingestion_pb2.GetInteractionRequest(interaction_id=interaction_id), wait_for_ready=True
     )
-
-
-def postgres_environment(server: PostgresServer, run: str) -> dict[str, str]:
-    """Schemas of this test's own for each service and the key store."""
-    environment = server.environment("")
-    del environment["POSTGRES_SCHEMA"]
-    place = f"postgresql://{server.user}@{server.host}:{server.port}/{server.dbname}"
-    return {
-        **environment,
-        **{f"{service.upper()}_POSTGRES_SCHEMA": f"{run}_{service}" for service in SERVICES},
-        "THROUGHLINE_KEY_STORE": place,
-        "THROUGHLINE_KEY_STORE_SCHEMA": f"{run}_keys",
-    }
 
 
 @pytest.mark.timeout(300)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -12,31 +14,23 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from throughline_client.commands.running import BAD_INPUT, UNAVAILABLE, Failure, output_option, tell
+from throughline_client.commands.running import BAD_INPUT, UNAVAILABLE, Failure, data_option, output_option, tell
 from throughline_client.commands.showing import print_json, print_table, when
 from throughline_client.endpoints import data_folder
 from throughline_client.suite import SuiteError, hold_folder
-from throughline_eventlog import SettingsError
+from throughline_eventlog import NewerLogError, SettingsError
 from throughline_kernel import UnavailableError
 from throughline_portability.exporting import export_installation
 from throughline_portability.form import ExportError, Manifest
 from throughline_portability.installation import KEYS_FILE, Installation
 from throughline_portability.restoring import restore_installation
+from throughline_privacy import PrivacySettingsError
 
 FROM_ENVIRONMENT = "The stores are those of the services' own settings (PERSISTENCE_MODULE, POSTGRES_* ...)."
 
 
 def _data_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option(
-            "--data",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Data folder of `throughline up` (THROUGHLINE_DATA; else .throughline).",
-        ),
-        click.option("--from-environment", is_flag=True, help=FROM_ENVIRONMENT),
-    ):
-        command = option(command)
-    return command
+    return data_option(click.option("--from-environment", is_flag=True, help=FROM_ENVIRONMENT)(command))
 
 
 @click.command()
@@ -151,36 +145,22 @@ class _Bar:
         self._progress.update(self._task, description=f"{self._doing} {service}", advance=events)
 
 
-class _failures:  # noqa: N801 -- reads as the block it guards
+@contextmanager
+def _failures() -> Generator[None]:
     """Expected errors as messages and exit codes."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ExportError | SettingsError | SuiteError | ValueError):
-            raise Failure(str(error), BAD_INPUT) from error
-        if isinstance(error, UnavailableError):
-            raise Failure(str(error), UNAVAILABLE) from error
+    try:
+        yield
+    except (ExportError, SettingsError, PrivacySettingsError, SuiteError, NewerLogError) as error:
+        raise Failure(str(error), BAD_INPUT) from error
+    except UnavailableError as error:
+        raise Failure(str(error), UNAVAILABLE) from error
 
 
 def _report(manifest: Manifest, output: str, title: str) -> None:
     if output == "json":
-        print_json(
-            {
-                "made_at": manifest.made_at,
-                "keys": manifest.keys,
-                "stores": {
-                    name: {
-                        "events": store.events,
-                        "position": store.position,
-                        "recorded_at": store.recorded_at,
-                        "digest": store.digest,
-                    }
-                    for name, store in manifest.stores.items()
-                },
-            }
-        )
+        told = asdict(manifest)
+        del told["files"]
+        print_json(told)
         return
     print_table(
         ["log", "events", "position", "last event", "state"],

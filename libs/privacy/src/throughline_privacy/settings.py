@@ -25,6 +25,8 @@ KEY_STORE: Final = "THROUGHLINE_KEY_STORE"
 KEY_STORE_SCHEMA: Final = "THROUGHLINE_KEY_STORE_SCHEMA"
 DEFAULT_SCHEMA: Final = "throughline_keys"
 
+_NO_KEY_STORE: Final = f"{KEY_STORE} is not set; give the path of the key store's SQLite file or a postgresql:// URL"
+
 
 class PrivacySettingsError(ValueError):
     """The environment does not say which keys to use or where they are kept; the message names the variable
@@ -62,9 +64,7 @@ class PrivacySettings:
         retired = _read(env, RETIRED_KEYS) or from_file.get("retired_key_encryption_keys", "")
         key_store = _read(env, KEY_STORE)
         if not key_store:
-            raise PrivacySettingsError(
-                f"{KEY_STORE} is not set; give the path of the key store's SQLite file or a postgresql:// URL"
-            )
+            raise PrivacySettingsError(_NO_KEY_STORE)
         return cls(
             hash_key=_decode(hash_key, HASH_KEY, HASH_KEY_BYTES),
             key_encryption_key=KeyEncryptionKey(_decode(kek, KEY_ENCRYPTION_KEY, KEY_BYTES)),
@@ -103,9 +103,7 @@ def open_key_store_at(place: str, schema: str = "") -> KeyStore:
     Raises: UnavailableError; PrivacySettingsError where no place is named.
     """
     if not place:
-        raise PrivacySettingsError(
-            f"{KEY_STORE} is not set; give the path of the key store's SQLite file or a postgresql:// URL"
-        )
+        raise PrivacySettingsError(_NO_KEY_STORE)
     if place.startswith(("postgresql://", "postgres://")):
         return PostgresKeyStore(place, schema or DEFAULT_SCHEMA)
     return SqliteKeyStore(Path(place))

@@ -13,9 +13,9 @@ from typing import Any
 import click
 import grpc
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
 from throughline_eventlog import StoreSettings, open_store
 from throughline_kernel import Fold, is_hex_id
@@ -160,8 +160,7 @@ def _stored(open_things: ExitStack, folder: Path, service: str) -> StoredLog:
 def _compare(logs: _Logs, folds: Mapping[str, Fold], as_of: int, key: str | None = None) -> list[Comparison | Replayed]:
     """Folds each log and compares it with the live state, or only folds where a past instant is asked for."""
     found: list[Comparison | Replayed] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with counting() as progress:
         for service in SERVICES:
             live, source = logs.services[service], logs.folded[service]
             cut = live.checkpoint()

@@ -13,8 +13,6 @@ from typing import Any, Self
 
 import click
 import grpc
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline_client.client import Throughline
@@ -26,7 +24,7 @@ from throughline_client.commands.running import (
     output_option,
     tell,
 )
-from throughline_client.commands.showing import how_long, plain, print_json, print_table, when
+from throughline_client.commands.showing import counting, how_long, plain, print_json, print_table, when
 from throughline_client.endpoints import SERVICES, EndpointError, data_folder
 from throughline_client.sdk.settling import Behind
 from throughline_client.suite import Suite
@@ -230,8 +228,7 @@ async def status(client: Throughline, *, digest: bool, seconds: float | None, ou
 
 async def _settle(client: Throughline, seconds: float) -> list[Behind]:
     """Waits, and shows how many events everyone together has still to take."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with counting() as progress:
         task = progress.add_task("taking what is in the logs", total=None)
         most = 0
 

@@ -158,10 +158,15 @@ def connection_options(command: Callable[P, T]) -> Callable[P, T]:
         multiple=True,
         help="Where a service is; stronger than THROUGHLINE_<SERVICE>_ADDRESS and the data folder.",
     )(command)
+    return data_option(command)
+
+
+def data_option(command: Callable[P, T]) -> Callable[P, T]:
+    """Adds --data."""
     return click.option(
         "--data",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Data folder of a running `throughline up` (THROUGHLINE_DATA; else .throughline).",
+        help="Data folder of `throughline up` (THROUGHLINE_DATA; else .throughline).",
     )(command)
 
 

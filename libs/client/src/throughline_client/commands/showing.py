@@ -10,6 +10,7 @@ import click
 import orjson
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,12 @@ from throughline_client.importer.times import EPOCH
 
 _JSON_FIELDS: Final = frozenset({"attributes", "personal_attributes"})
 _WIDE: Final = 200
+
+
+def counting() -> Progress:
+    """A bar on standard error that counts to a known end, and is gone when that is reached."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def plain(message: Message) -> dict[str, Any]:
