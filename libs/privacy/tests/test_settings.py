@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from throughline_privacy import PrivacySettings, PrivacySettingsError, create_keys, open_vault, read_hash_key
+from throughline_privacy import (
+    KeyEncryptionKey,
+    PrivacySettings,
+    PrivacySettingsError,
+    create_keys,
+    drop_retired_keys,
+    open_vault,
+    read_hash_key,
+    renew_keys,
+)
 
 HASH_KEY = base64.b64encode(bytes(32)).decode()
 KEK = base64.b64encode(bytes(range(32))).decode()
@@ -56,6 +65,47 @@ def test_two_installations_have_different_keys(tmp_path: Path) -> None:
     assert one["key_encryption_key"] != other["key_encryption_key"]
 
 
+def test_the_key_encryption_key_of_a_keys_file_is_renewed_and_the_old_one_dropped(tmp_path: Path) -> None:
+    """The hash key stays, the former key is kept to read with until it is dropped, and the file stays its owner's."""
+    file = tmp_path / "keys.json"
+    create_keys(file)
+    given = {"THROUGHLINE_KEYS_FILE": str(file), "THROUGHLINE_KEY_STORE": str(tmp_path / "keys.db")}
+    before = PrivacySettings.from_env(given)
+    vault = open_vault(before)
+    box = vault.seal(bytes(16), b"x")
+    renew_keys(file)
+    after = PrivacySettings.from_env(given)
+    assert after.hash_key == before.hash_key
+    assert after.key_encryption_key != before.key_encryption_key
+    assert after.retired == (before.key_encryption_key,)
+    assert file.stat().st_mode & 0o777 == 0o600
+    open_vault(after).rotate(after.key_encryption_key)
+    assert vault.seal(bytes([1]) * 16, b"y")
+    assert drop_retired_keys(file, [before.key_encryption_key.id]) == 1
+    last = PrivacySettings.from_env(given)
+    assert last.retired == ()
+    assert open_vault(last).open(*box) == b"x"
+    assert [each.name for each in tmp_path.glob("*.json*")] == ["keys.json"]
+
+
+def test_a_key_management_service_is_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that names itself under `throughline.kms` gives the keys; one that is not installed is named."""
+    package = tmp_path / "acme_kms-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: acme-kms\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[throughline.kms]\nacme = acme_kms:keys\n")
+    (tmp_path / "acme_kms.py").write_text(
+        "from throughline_privacy import KeyEncryptionKey\n"
+        "def keys(env):\n"
+        "    return tuple(KeyEncryptionKey(bytes([int(each)]) * 32) for each in env['ACME_KEYS'].split(','))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = PrivacySettings.from_env(env(THROUGHLINE_KMS="acme", ACME_KEYS="7,6", THROUGHLINE_KEY_ENCRYPTION_KEY=""))
+    assert settings.key_encryption_key.id != settings.retired[0].id
+    with pytest.raises(PrivacySettingsError, match="'other', which is not installed; known here: acme, local"):
+        PrivacySettings.from_env(env(THROUGHLINE_KMS="other"))
+
+
 def test_every_variable_has_a_form_that_names_a_file(tmp_path: Path) -> None:
     """As secrets are mounted; the variable wins over the keys file, and retired keys are read."""
     (tmp_path / "hash").write_text(HASH_KEY + "\n")
@@ -71,10 +121,10 @@ def test_every_variable_has_a_form_that_names_a_file(tmp_path: Path) -> None:
         }
     )
     assert settings.hash_key == bytes(32)
-    assert settings.key_encryption_key.key == bytes(range(32))
+    assert settings.key_encryption_key == KeyEncryptionKey(bytes(range(32)))
     assert settings.key_store == "postgresql://user:secret@db/keys"
     assert settings.key_store_schema == "mine"
-    assert [each.key for each in settings.retired] == [bytes(32), bytes(range(32))]
+    assert settings.retired == (KeyEncryptionKey(bytes(32)), KeyEncryptionKey(bytes(range(32))))
 
 
 def test_no_secret_is_shown() -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from throughline_kernel import UnavailableError
 from throughline_privacy import (
     BoxInvalidError,
+    KekRetiredError,
     KekUnknownError,
     KeyDestroyedError,
     KeyEncryptionKey,
@@ -210,14 +211,81 @@ def test_keys_are_rewrapped_under_a_new_key_encryption_key(open_store: OpenStore
     new = KeyEncryptionKey(bytes(32))
     boxes = vault.seal_many([(number.to_bytes(16, "big"), SECRET) for number in range(2_500)])
     vault.destroy([boxes[0].key_id])
-    assert vault.rewrap_all(new) == 2_499
-    assert vault.rewrap_all(new) == 0
+    assert vault.rotate(new) == 2_499
+    assert vault.rotate(new) == 0
+    assert open_store().keks() == {KEK.id: 0, new.id: 2_499}
     rotated = Vault(open_store(), new)
     assert rotated.open_many(boxes) == [None, *[SECRET] * 2_499]
     with pytest.raises(KekUnknownError, match=new.id):
         Vault(open_store(), KEK).open_many(boxes[1:2])
     meanwhile = Vault(open_store(), KEK, retired=[new])
     assert meanwhile.open_many(boxes[1:2]) == [SECRET]
+
+
+def test_a_rotation_restarts_nobody(open_store: OpenStore, vault: Vault) -> None:
+    """A process that knows the old key alone reads the new one where it is kept, for what it opens and for what it
+    seals: nothing comes in under the old key after the rotation, and who cannot read the new one is told so.
+    """
+    new = KeyEncryptionKey(bytes(32))
+    anna = vault.seal(ANNA, SECRET)
+    reading, sealing = (Vault(open_store(), KEK, reread=lambda: (new, KEK)) for _ in range(2))
+    left_behind = Vault(open_store(), KEK, reread=lambda: (KEK,))
+    vault.rotate(new)
+    assert reading.open(*anna) == SECRET
+    ben = sealing.seal(BEN, SECRET)
+    assert open_store().keks() == {KEK.id: 0, new.id: 2}
+    assert Vault(open_store(), new).open_many([anna, ben]) == [SECRET, SECRET]
+    with pytest.raises(KekRetiredError, match=KEK.id):
+        left_behind.seal(CEM, SECRET)
+    assert open_store().fetch([CEM]) == {}
+    vault.rotate(KEK)
+    assert Vault(open_store(), KEK).seal(CEM, SECRET)
+
+
+def test_nothing_comes_in_under_a_key_that_goes_out_meanwhile(open_store: OpenStore, vault: Vault) -> None:
+    """Processes that seal while a rotation runs leave no key behind under the old key-encryption key."""
+    new = KeyEncryptionKey(bytes(32))
+    other = Vault(open_store(), KEK, reread=lambda: (new, KEK))
+    done = threading.Event()
+    sealed: list[tuple[bytes, bytes]] = []
+
+    def seal() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            sealed.append(other.seal(number.to_bytes(16, "big"), SECRET))
+
+    sealing = threading.Thread(target=seal)
+    sealing.start()
+    vault.seal_many([(bytes([255]) * 12 + number.to_bytes(4, "big"), SECRET) for number in range(3_000)])
+    vault.rotate(new)
+    done.set()
+    sealing.join()
+    assert open_store().keks()[KEK.id] == 0
+    assert Vault(open_store(), new).open_many(sealed) == [SECRET] * len(sealed)
+
+
+def test_a_key_management_service_can_wrap_instead(open_store: OpenStore) -> None:
+    """Whatever wraps and unwraps by key id serves, in few calls, and sees no personal value."""
+
+    class Remote:
+        id = "kms:1"
+        calls = 0
+
+        def wrap(self, keys: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+            self.calls += 1
+            return KEK.wrap(keys)
+
+        def unwrap(self, wrapped: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+            self.calls += 1
+            return KEK.unwrap(wrapped)
+
+    remote = Remote()
+    boxes = Vault(open_store(), remote).seal_many([(number.to_bytes(16, "big"), SECRET) for number in range(500)])
+    assert Vault(open_store(), remote).open_many(boxes) == [SECRET] * 500
+    assert remote.calls == 2
+    with pytest.raises(KekUnknownError, match="kms:1"):
+        Vault(open_store(), KEK).open_many(boxes)
 
 
 def test_a_wrapped_key_serves_no_other_id(open_store: OpenStore, vault: Vault) -> None:
@@ -289,7 +357,7 @@ def test_files_hold_no_plaintext_and_no_key(tmp_path: Path) -> None:
     key_ids = [os.urandom(16) for _ in range(300)]
     vault.seal_many([(key_id, SECRET) for key_id in key_ids])
     kept = {key_id: row for key_id, row in store.fetch(key_ids).items() if row is not None}
-    unwrapped = [vault._unwrap(key_id, row) for key_id, row in kept.items()]
+    unwrapped = list(vault._unwrap(kept).values())
     assert {len(key) for key in unwrapped} == {32}
     wrapped = {key_id: row.wrapped for key_id, row in kept.items()}
     assert len(wrapped) == len(unwrapped) == 300

@@ -10,15 +10,15 @@ import psycopg
 from psycopg import sql
 
 from throughline_kernel import UnavailableError
-from throughline_privacy.vault import WrappedKey
+from throughline_privacy.vault import KekRetiredError, WrappedKey
 
 R = TypeVar("R")
 _CONNECT_SECONDS: Final = 10
 
 
 class PostgresKeyStore:
-    """Keeps wrapped keys in the tables `wrapped_keys` and `destroyed_keys` of a schema that it makes where
-    absent.
+    """Keeps wrapped keys in the tables `wrapped_keys`, `destroyed_keys` and `retired_keks` of a schema that it
+    makes where absent.
 
     Commits are synchronous whatever the server's default. What was deleted stays in dead rows until VACUUM,
     and in backups and archived WAL for as long as those are kept: without the key-encryption key it opens
@@ -30,6 +30,7 @@ class PostgresKeyStore:
         self._url = url
         self._keys = sql.Identifier(schema, "wrapped_keys")
         self._destroyed = sql.Identifier(schema, "destroyed_keys")
+        self._retired_keks = sql.Identifier(schema, "retired_keks")
         self._lock = RLock()
         self._connection: psycopg.Connection | None = None
         self._run(lambda cursor: self._create(cursor, schema))
@@ -39,12 +40,18 @@ class PostgresKeyStore:
         return self._run(lambda cursor: self._fetch(cursor, key_ids))
 
     def add(self, keys: Mapping[bytes, WrappedKey]) -> dict[bytes, WrappedKey | None]:
-        """Stores keys for ids never seen, in one commit; answers what now stands for every id."""
+        """Stores keys for ids never seen, in one commit; answers what now stands for every id.
+
+        Raises: KekRetiredError.
+        """
 
         def add(cursor: psycopg.Cursor[Any]) -> dict[bytes, WrappedKey | None]:
-            # A shared lock against destruction (see `destroy`): without it a key could be added beside a
-            # tombstone not yet visible.
+            # A shared lock against destruction (see `destroy`) and rotation: without it a key could be added beside
+            # a tombstone not yet visible, or under a key-encryption key that is going out.
             cursor.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(self._destroyed))
+            retired = {key.kek_id for key in keys.values()} & self._retired(cursor)
+            if retired:
+                raise KekRetiredError(retired)
             rows = sorted((key_id, *key) for key_id, key in keys.items())
             cursor.execute(
                 sql.SQL(
@@ -145,6 +152,32 @@ class PostgresKeyStore:
 
         return self._run(replace) if keys else 0
 
+    def rotate_to(self, kek_id: str, others: Collection[str]) -> None:
+        """From now on no key is added under these, or any other key-encryption key that was ever in use here."""
+
+        def rotate(cursor: psycopg.Cursor[Any]) -> None:
+            cursor.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self._destroyed))
+            cursor.execute(
+                sql.SQL(
+                    "INSERT INTO {} (kek_id) SELECT kek_id FROM {} UNION SELECT unnest(%b::text[])"
+                    " ON CONFLICT DO NOTHING"
+                ).format(self._retired_keks, self._keys),
+                (list(others),),
+            )
+            cursor.execute(sql.SQL("DELETE FROM {} WHERE kek_id = %b").format(self._retired_keks), (kek_id,))
+
+        self._run(rotate)
+
+    def keks(self) -> dict[str, int]:
+        """How many keys are wrapped under each key-encryption key: 0 for those rotated out that wrap none."""
+
+        def read(cursor: psycopg.Cursor[Any]) -> dict[str, int]:
+            cursor.execute(sql.SQL("SELECT kek_id, count(*) FROM {} GROUP BY kek_id").format(self._keys))
+            used = dict(cursor.fetchall())
+            return dict.fromkeys(self._retired(cursor), 0) | used
+
+        return self._run(read)
+
     def close(self) -> None:
         """Closes the connection."""
         with self._lock:
@@ -155,24 +188,29 @@ class PostgresKeyStore:
     def _create(self, cursor: psycopg.Cursor[Any], schema: str) -> None:
         # Several processes start at once: IF NOT EXISTS alone races in PostgreSQL.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%b))", (f"throughline key store {schema}",))
-        cursor.execute("SELECT to_regclass(%b)", (self._destroyed.as_string(cursor),))
+        for table, columns in (
+            (self._keys, sql.SQL('key_id bytea PRIMARY KEY, kek_id text COLLATE "C" NOT NULL, wrapped bytea NOT NULL')),
+            (
+                self._destroyed,
+                sql.SQL("sequence bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key_id bytea NOT NULL UNIQUE"),
+            ),
+            (self._retired_keks, sql.SQL('kek_id text COLLATE "C" PRIMARY KEY')),
+        ):
+            if self._is_there(cursor, table):
+                continue  # made already, perhaps by a role with more rights than this one
+            cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %b", (schema,))
+            if cursor.fetchone() is None:
+                cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+            cursor.execute(sql.SQL("CREATE TABLE {} ({})").format(table, columns))
+
+    def _is_there(self, cursor: psycopg.Cursor[Any], table: sql.Identifier) -> bool:
+        cursor.execute("SELECT to_regclass(%b)", (table.as_string(cursor),))
         row = cursor.fetchone()
-        if row is not None and row[0] is not None:
-            return  # made already, perhaps by a role with more rights than this one
-        cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %b", (schema,))
-        if cursor.fetchone() is None:
-            cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        cursor.execute(
-            sql.SQL(
-                'CREATE TABLE {} (key_id bytea PRIMARY KEY, kek_id text COLLATE "C" NOT NULL, wrapped bytea NOT NULL)'
-            ).format(self._keys)
-        )
-        cursor.execute(
-            sql.SQL(
-                "CREATE TABLE {} (sequence bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
-                " key_id bytea NOT NULL UNIQUE)"
-            ).format(self._destroyed)
-        )
+        return row is not None and row[0] is not None
+
+    def _retired(self, cursor: psycopg.Cursor[Any]) -> set[str]:
+        cursor.execute(sql.SQL("SELECT kek_id FROM {}").format(self._retired_keks))
+        return {kek_id for (kek_id,) in cursor}
 
     def _fetch(self, cursor: psycopg.Cursor[Any], key_ids: Collection[bytes]) -> dict[bytes, WrappedKey | None]:
         ids = list(key_ids)

@@ -11,7 +11,7 @@ from threading import RLock
 from typing import Final
 
 from throughline_kernel import UnavailableError
-from throughline_privacy.vault import WrappedKey
+from throughline_privacy.vault import KekRetiredError, WrappedKey
 
 _BUSY_SECONDS: Final = 10.0
 _PER_STATEMENT: Final = 500
@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS destroyed_keys (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     key_id BLOB NOT NULL UNIQUE
 );
+CREATE TABLE IF NOT EXISTS retired_keks (
+    kek_id TEXT PRIMARY KEY
+) WITHOUT ROWID;
 """
 
 
@@ -59,8 +62,14 @@ class SqliteKeyStore:
             return self._fetch(key_ids)
 
     def add(self, keys: Mapping[bytes, WrappedKey]) -> dict[bytes, WrappedKey | None]:
-        """Stores keys for ids never seen, in one commit; answers what now stands for every id."""
+        """Stores keys for ids never seen, in one commit; answers what now stands for every id.
+
+        Raises: KekRetiredError.
+        """
         with self._available(), self._transaction():
+            retired = {key.kek_id for key in keys.values()} & self._retired()
+            if retired:
+                raise KekRetiredError(retired)
             gone = self._destroyed(keys)
             # In the order of the keys, since some share a page; many a statement: each lets go of the interpreter.
             new = sorted((key_id, *key) for key_id, key in keys.items() if key_id not in gone)
@@ -128,6 +137,23 @@ class SqliteKeyStore:
             self._connection.executemany("UPDATE wrapped_keys SET kek_id = ?, wrapped = ? WHERE key_id = ?", rows)
             return self._connection.total_changes - before
 
+    def rotate_to(self, kek_id: str, others: Collection[str]) -> None:
+        """From now on no key is added under these, or any other key-encryption key that was ever in use here."""
+        with self._available(), self._transaction():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO retired_keks (kek_id) SELECT DISTINCT kek_id FROM wrapped_keys"
+            )
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO retired_keks (kek_id) VALUES (?)", [(other,) for other in others]
+            )
+            self._connection.execute("DELETE FROM retired_keks WHERE kek_id = ?", (kek_id,))
+
+    def keks(self) -> dict[str, int]:
+        """How many keys are wrapped under each key-encryption key: 0 for those rotated out that wrap none."""
+        with self._available(), self._transaction():
+            used = self._connection.execute("SELECT kek_id, count(*) FROM wrapped_keys GROUP BY kek_id").fetchall()
+            return dict.fromkeys(self._retired(), 0) | dict(used)
+
     def close(self) -> None:
         """Closes the file."""
         with self._lock:
@@ -152,6 +178,9 @@ class SqliteKeyStore:
             statement = f"SELECT key_id FROM destroyed_keys WHERE key_id IN ({marks})"  # noqa: S608 -- marks
             found.update(key_id for (key_id,) in self._connection.execute(statement, page))
         return found
+
+    def _retired(self) -> set[str]:
+        return {kek_id for (kek_id,) in self._connection.execute("SELECT kek_id FROM retired_keks")}
 
     @contextmanager
     def _transaction(self) -> Generator[None]:

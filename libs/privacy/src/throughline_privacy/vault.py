@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from threading import Lock
@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from throughline_kernel import UnavailableError
 
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 16
@@ -53,20 +55,73 @@ class KekUnknownError(LookupError):
     """A key is wrapped under a key-encryption key that was not given."""
 
 
+class KekRetiredError(UnavailableError):
+    """Nothing more is wrapped under a key-encryption key that was rotated out."""
+
+    def __init__(self, kek_ids: Collection[str]) -> None:
+        named = ", ".join(sorted(kek_ids))
+        super().__init__(
+            "LOG_UNAVAILABLE",
+            f"key-encryption key {named} was rotated out; give this process the new one, then retry",
+            {"cause": f"key store: key-encryption key {named} was rotated out"},
+        )
+
+
+class KeyWrapping(Protocol):
+    """A key-encryption key, wherever it is kept. Safe to use from several threads."""
+
+    @property
+    def id(self) -> str:
+        """Names it in the key store, for ever."""
+        ...
+
+    def wrap(self, keys: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Keys (32 bytes) by key id (16 bytes), encrypted and bound to their ids. Raises: UnavailableError."""
+        ...
+
+    def unwrap(self, wrapped: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """What `wrap` gave, decrypted.
+
+        Raises: BoxInvalidError where one was changed or belongs to another id; UnavailableError.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class KeyEncryptionKey:
-    """Wraps the keys of personas: 32 bytes. Its id follows from it, so the two cannot be mixed up.
+    """Wraps the keys of personas in this process: 32 bytes. Its id follows from it, so the two cannot be mixed up.
 
     Raises: ValueError where the key is not 32 bytes.
     """
 
     key: bytes = field(repr=False)
     id: str = field(init=False)
+    _cipher: AESGCM = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.key) != KEY_BYTES:
             raise ValueError(f"the key-encryption key has {len(self.key)} bytes; give {KEY_BYTES}")
         object.__setattr__(self, "id", blake2b(self.key, digest_size=8, person=b"kek id").hexdigest())
+        object.__setattr__(self, "_cipher", AESGCM(self.key))
+
+    def wrap(self, keys: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Each as nonce, ciphertext and tag, with its id as associated data."""
+        encrypt = self._cipher.encrypt
+        return {
+            key_id: nonce + encrypt(nonce, key, key_id)
+            for (key_id, key), nonce in zip(keys.items(), _random(NONCE_BYTES, len(keys)), strict=True)
+        }
+
+    def unwrap(self, wrapped: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """What `wrap` gave. Raises: BoxInvalidError."""
+        decrypt = self._cipher.decrypt
+        keys: dict[bytes, bytes] = {}
+        for key_id, box in wrapped.items():
+            try:
+                keys[key_id] = decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], key_id)
+            except (InvalidTag, ValueError) as error:
+                raise BoxInvalidError(f"the stored key {key_id.hex()} was changed or belongs to another id") from error
+        return keys
 
 
 class KeyStore(Protocol):
@@ -81,6 +136,8 @@ class KeyStore(Protocol):
     def add(self, keys: Mapping[bytes, WrappedKey]) -> dict[bytes, WrappedKey | None]:
         """Stores keys for ids never seen, in one commit; answers what now stands for every id, as `fetch`
         does.
+
+        Raises: KekRetiredError, with nothing stored, where one is wrapped under what was rotated out.
         """
         ...
 
@@ -110,6 +167,14 @@ class KeyStore(Protocol):
         """Stores new wrappings of keys that still stand, in one commit; answers how many."""
         ...
 
+    def rotate_to(self, kek_id: str, others: Collection[str]) -> None:
+        """From now on no key is added under these, or any other key-encryption key that was ever in use here."""
+        ...
+
+    def keks(self) -> dict[str, int]:
+        """How many keys are wrapped under each key-encryption key: 0 for those rotated out that wrap none."""
+        ...
+
     def close(self) -> None:
         """Gives back what the store holds open."""
         ...
@@ -121,19 +186,24 @@ class Vault:
     Unwrapped keys are kept in memory, at most `cache_size` (about 250 bytes each; the cipher made of one would take ten
     times that). Every call first asks the store for tombstones that came since the last one, in one indexed read: a key
     destroyed by any process opens nothing and seals nothing in a call that begins after its destruction was committed.
+
+    `reread` gives the key-encryption keys as they are now, the current one first: asked where a key is met that was
+    wrapped under one not known here, and where the one known was rotated out, so that a rotation restarts nobody.
     """
 
     def __init__(
         self,
         store: KeyStore,
-        kek: KeyEncryptionKey,
+        kek: KeyWrapping,
         *,
-        retired: Iterable[KeyEncryptionKey] = (),
+        retired: Iterable[KeyWrapping] = (),
+        reread: Callable[[], Sequence[KeyWrapping]] | None = None,
         cache_size: int = 100_000,
     ) -> None:
         self._store = store
         self._kek = kek
-        self._wrappers = {each.id: AESGCM(each.key) for each in (*retired, kek)}
+        self._keks = {each.id: each for each in (*retired, kek)}
+        self._reread = reread
         self._cache_size = cache_size
         self._keys: OrderedDict[bytes, bytes] = OrderedDict()
         self._tombstone = store.last_destroyed()
@@ -198,21 +268,22 @@ class Vault:
         """Those of the ids whose keys were destroyed."""
         return {key_id for key_id, key in self._standing(set(key_ids)).items() if key is None}
 
-    def rewrap_all(self, kek: KeyEncryptionKey) -> int:
-        """Wraps every key under another key-encryption key, which is used from here on; answers how many were
-        rewrapped.
+    def rotate(self, kek: KeyWrapping, told: Callable[[int], None] = lambda _: None) -> int:
+        """Wraps every key under another key-encryption key, which alone is used from here on, by every process;
+        answers how many were wrapped anew, and tells of each page.
 
-        Can be stopped and run again. Give every process the new key first (as retired), else it cannot read
-        what was rewrapped.
+        No box and no log is touched. Can be stopped and run again. Other processes must be able to reread the key, or
+        have it already (as retired), else they cannot read what was wrapped anew.
         """
         with self._lock:
-            self._wrappers[kek.id] = AESGCM(kek.key)
-            self._kek = kek
+            self._keks[kek.id] = self._kek = kek
+        # First: what another process adds meanwhile is under the new key already.
+        self._store.rotate_to(kek.id, [kek_id for kek_id in self._keks if kek_id != kek.id])
         rewrapped = 0
         while page := self._store.wrapped_otherwise(kek.id, _REWRAP_PAGE):
-            rewrapped += self._store.replace(
-                self._wrap({key_id: self._unwrap(key_id, wrapped) for key_id, wrapped in page.items()})
-            )
+            replaced = self._store.replace(self._wrap(self._unwrap(page)))
+            rewrapped += replaced
+            told(replaced)
         return rewrapped
 
     def close(self) -> None:
@@ -230,13 +301,12 @@ class Vault:
                 if len(key_id) != KEY_ID_BYTES:
                     raise ValueError(f"a key id has {KEY_ID_BYTES} bytes, not {len(key_id)}: {key_id.hex()}")
             made = dict(zip(missing, _random(KEY_BYTES, len(missing)), strict=True))
-            wrapped = self._wrap(made)
-            for key_id, stands in self._store.add(wrapped).items():
-                # Another process may have been first: its key stands.
-                if stands == wrapped[key_id]:
-                    standing[key_id] = made[key_id]
-                else:
-                    standing[key_id] = None if stands is None else self._unwrap(key_id, stands)
+            wrapped, stored = self._add(made)
+            # Another process may have been first: its key stands.
+            others = {key_id: key for key_id, key in stored.items() if key is not None and key != wrapped[key_id]}
+            theirs = self._unwrap(others) if others else {}
+            for key_id, stands in stored.items():
+                standing[key_id] = None if stands is None else theirs.get(key_id, made[key_id])
             self._remember({key_id: key for key_id in missing if (key := standing[key_id]) is not None}, as_of)
         usable = {key_id: key for key_id, key in standing.items() if key is not None}
         if len(usable) != len(key_ids):
@@ -255,9 +325,7 @@ class Vault:
                     found[key_id] = key
         if len(found) < len(key_ids):
             fetched = self._store.fetch(key_ids - found.keys())
-            unwrapped = {
-                key_id: self._unwrap(key_id, wrapped) for key_id, wrapped in fetched.items() if wrapped is not None
-            }
+            unwrapped = self._unwrap({key_id: key for key_id, key in fetched.items() if key is not None})
             self._remember(unwrapped, as_of)
             found.update(dict.fromkeys(fetched))
             found.update(unwrapped)
@@ -284,25 +352,48 @@ class Vault:
         for key_id in key_ids:
             self._keys.pop(key_id, None)
 
-    def _wrap(self, keys: Mapping[bytes, bytes]) -> dict[bytes, WrappedKey]:
-        kek_id = self._kek.id
-        encrypt = self._wrappers[kek_id].encrypt
-        return {
-            key_id: WrappedKey(kek_id, nonce + encrypt(nonce, key, key_id))
-            for (key_id, key), nonce in zip(keys.items(), _random(NONCE_BYTES, len(keys)), strict=True)
-        }
-
-    def _unwrap(self, key_id: bytes, wrapped: WrappedKey) -> bytes:
-        wrapper = self._wrappers.get(wrapped.kek_id)
-        if wrapper is None:
-            raise KekUnknownError(
-                f"key {key_id.hex()} is wrapped under key-encryption key {wrapped.kek_id}; "
-                f"given: {', '.join(self._wrappers)}"
-            )
+    def _add(self, made: Mapping[bytes, bytes]) -> tuple[dict[bytes, WrappedKey], dict[bytes, WrappedKey | None]]:
+        """Stores new keys; gives them as they were wrapped, and what stands."""
+        wrapped = self._wrap(made)
         try:
-            return wrapper.decrypt(wrapped.wrapped[:NONCE_BYTES], wrapped.wrapped[NONCE_BYTES:], key_id)
-        except InvalidTag as error:
-            raise BoxInvalidError(f"the stored key {key_id.hex()} was changed or belongs to another id") from error
+            return wrapped, self._store.add(wrapped)
+        except KekRetiredError:
+            if not self._renew():
+                raise
+        wrapped = self._wrap(made)
+        return wrapped, self._store.add(wrapped)
+
+    def _wrap(self, keys: Mapping[bytes, bytes]) -> dict[bytes, WrappedKey]:
+        kek = self._kek
+        return {key_id: WrappedKey(kek.id, wrapped) for key_id, wrapped in kek.wrap(keys).items()}
+
+    def _unwrap(self, wrapped: Mapping[bytes, WrappedKey]) -> dict[bytes, bytes]:
+        by_kek: dict[str, dict[bytes, bytes]] = {}
+        for key_id, key in wrapped.items():
+            by_kek.setdefault(key.kek_id, {})[key_id] = key.wrapped
+        unwrapped: dict[bytes, bytes] = {}
+        for kek_id, keys in by_kek.items():
+            if kek_id not in self._keks:
+                self._renew()
+            kek = self._keks.get(kek_id)
+            if kek is None:
+                raise KekUnknownError(
+                    f"key {min(keys).hex()} is wrapped under key-encryption key {kek_id}; "
+                    f"given: {', '.join(self._keks)}"
+                )
+            unwrapped.update(kek.unwrap(keys))
+        return unwrapped
+
+    def _renew(self) -> bool:
+        """Reads the key-encryption keys again; tells whether another one is the current one now."""
+        if self._reread is None:
+            return False
+        keks = self._reread()
+        with self._lock:
+            before = self._kek.id
+            self._kek = keks[0]
+            self._keks.update((each.id, each) for each in keks)
+            return self._kek.id != before
 
 
 def _random(size: int, count: int) -> Iterator[bytes]:
