@@ -76,7 +76,9 @@ def test_completion_scripts(shell: str) -> None:
     [
         (["resolve"], "CLIENT_ID or by --identifier"),
         (["resolve", "-i", "email"], "write TYPE=VALUE"),
-        (["timeline", "x", "--as-of", "yesterday"], "is no time"),
+        (["history", "x", "--as-of", "yesterday"], "is no time"),
+        (["history", "x", "--between", "2026-05-01", "2026-04-01"], "must be later"),
+        (["history", "x", "--watch", "--as-of", "2026-05-01"], "choose one"),
         (["status", "--address", "journey"], "journey=HOST:PORT"),
         (["status", "--address", "journal=a:1"], "is no service"),
         (["scorecard", "planet"], "channel"),
@@ -160,7 +162,7 @@ def line(number: int, **fields: object) -> str:
 
 
 def test_a_client_from_recording_to_the_next_step(run: Run, run_until: Run, client: Throughline) -> None:
-    """record, resolve, resume, timeline, client, explain, interaction, log read: one story over the command line."""
+    """record, resolve, resume, history, client, explain, interaction, log read: one story over the command line."""
     assert client is not None
     recorded = run("record", "-", text=line(1) + line(2, channel="phone"))
     assert recorded.exit_code == 0, recorded.output
@@ -170,11 +172,19 @@ def test_a_client_from_recording_to_the_next_step(run: Run, run_until: Run, clie
     context = parsed(run_until("resume", client_id, "--channel", "phone", "-o", "json"))
     assert context["client_id"] == client_id
     assert "last steps" in run("resume", "-i", "email=cli@shop.eu", "--channel", "web").output
-    entries = [json.loads(each) for each in run("timeline", client_id, "-o", "json").stdout.splitlines()]
+    entries = [json.loads(each) for each in run("history", client_id, "-o", "json").stdout.splitlines()]
     (first, *_) = [each for each in entries if each["type"] == "interaction"]
     assert first["interaction"]["attributes"] == {"floor": 2}
-    assert "visit" in run("timeline", "-i", "email=cli@shop.eu").output
-    assert run("timeline", client_id, "--as-of", "2020-01-01").exit_code == 0
+    assert "visit" in run("history", "-i", "email=cli@shop.eu").output
+    assert "known by the id" in run("history", client_id, "--as-of", "2020-01-01").stderr
+    shown = run("history", client_id).output
+    instant = shown.rpartition(" at ")[2].partition(",")[0]
+    assert run("history", client_id, "--as-of", instant).output == shown
+    between = ("--between", str(AT + 2), "2999-01-01", "-o", "json")
+    later = [json.loads(each) for each in run("history", client_id, *between, "--as-of", instant).stdout.splitlines()]
+    assert {each["channel"] for each in later} == {"phone"}
+    known_then = parsed(run("resume", client_id, "--channel", "phone", "--as-of", instant, "-o", "json"))
+    assert known_then["last_steps"] == context["last_steps"]
     assert "email" in run("client", client_id).output
     explained = parsed(run("explain", first["event_id"], "-o", "json"))
     assert explained["client_id"] == client_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from throughline.identity.v1 import events_pb2 as identity
 from throughline.ingestion.v1.interaction_pb2 import Identifier, IdentifierHash, InteractionFacts
 from throughline_directory import DIRECTORY_TABLES, Directory, DirectoryFold, Resolution, Rows
+from throughline_directory.folding import CLIENTS, IDENTIFIERS, ClientRow
 from throughline_eventlog import Store, StoreSettings, open_store
 from throughline_kernel import Recorded, hex_id
 from throughline_privacy import IdentifierHasher
@@ -297,7 +298,7 @@ def test_the_fold_agrees_with_the_plain_words(messages: list[Any]) -> None:
 
 
 def rows_of(rows: Rows) -> dict[str, list[tuple[bytes, bytes]]]:
-    return {table: list(rows.scan(table)) for table in DIRECTORY_TABLES}
+    return {table: list(rows.scan(table)) for table in (CLIENTS, IDENTIFIERS)}
 
 
 @given(histories, st.data())
@@ -319,6 +320,40 @@ def test_any_batching_gives_the_same_tables(messages: list[Any], data: st.DataOb
             for client in (A, B, C, D):
                 assert directory.resolve(reader, client) == expected(client)
         store.close()
+
+
+@given(histories, st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_an_id_meant_is_told_for_every_instant(messages: list[Any], data: st.DataObject) -> None:
+    """As of each commit the answer of then comes back, but for those who were forgotten since."""
+    events = recorded(messages)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(events)))) | {0, len(events)})
+    told: dict[int, dict[str, Resolution]] = {}
+    with TemporaryDirectory() as folder:
+        store = open_store(StoreSettings.sqlite("testing", Path(folder) / "log.db"), tables=DIRECTORY_TABLES)
+        directory = Directory(HASHER)
+        for start, end in pairwise(cuts):
+            with store.transaction() as tx:
+                directory.apply(tx, events[start:end])
+            with store.snapshot() as reader:
+                told[reader.commit_at().recorded_at] = {each: directory.resolve(reader, each) for each in (A, B, C, D)}
+        with store.snapshot() as reader:
+            gone = {
+                each for each in (A, B, C, D) if (row := reader.get(CLIENTS, bytes.fromhex(each))) and _forgotten(row)
+            }
+            for instant, answers in told.items():
+                for asked, then in answers.items():
+                    again = directory.resolve(reader, asked, as_of=instant)
+                    if directory.resolve(reader, asked).forgotten or then.client_id in gone:
+                        assert again.forgotten or again == Resolution()
+                    else:
+                        aliases = tuple(alias for alias in then.alias_ids if alias not in gone)
+                        assert again == replace(then, alias_ids=aliases)
+        store.close()
+
+
+def _forgotten(row: bytes) -> bool:
+    return ClientRow.unpack(row).forgotten
 
 
 def test_the_state_does_not_depend_on_the_order_of_merges() -> None:

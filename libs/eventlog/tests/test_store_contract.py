@@ -10,6 +10,7 @@ import pytest
 
 from throughline.eventlog.v1.eventlog_pb2 import Envelope
 from throughline_eventlog import (
+    Commit,
     InboxConflictError,
     InboxPosition,
     NewerLogError,
@@ -81,15 +82,27 @@ def test_a_log_can_be_read_as_of_an_instant(open_test_store: OpenStore, store_se
         now[0] = 2_000
         second = append(store, noted("c"))
         with store.snapshot() as reader:
-            assert reader.position_at(999) == 0
-            assert reader.position_at(1_000) == first[-1]
-            assert reader.position_at(1_999) == first[-1]
-            assert reader.position_at(2_000) == second[-1]
+            assert reader.commit_at(999) == Commit(0, 0)
+            assert reader.commit_at(1_000) == reader.commit_at(1_999) == Commit(1_000, first[-1])
+            assert reader.commit_at(2_000) == reader.commit_at() == Commit(2_000, second[-1])
             assert [e.position for e in reader.read(as_of=1_500)] == first
             assert reader.read(as_of=10) == []
             assert [e.position for e in reader.read(until=first[0], as_of=5_000)] == first[:1]
     finally:
         store.close()
+
+
+def test_a_commit_that_appends_nothing_is_an_instant_of_its_own(store: Store) -> None:
+    """What only tables hold changes between two instants too, whatever the clock says."""
+    (position,) = append(store, noted("a"))
+    with store.snapshot() as reader:
+        before = reader.commit_at()
+    with store.transaction() as tx:
+        tx.put("things", b"k", b"v")
+        now = tx.now
+    with store.snapshot() as reader:
+        assert reader.commit_at() == Commit(now, position)
+        assert reader.commit_at(now - 1) == before
 
 
 def test_recording_times_never_go_back(open_test_store: OpenStore, store_settings: Settings) -> None:
@@ -316,7 +329,7 @@ def test_a_transaction_that_did_nothing_writes_nothing(store: Store) -> None:
     with store.transaction() as tx:
         tx.read()
     with store.snapshot() as reader:
-        head = reader.position_at(2**60)
+        head = reader.commit_at().position
     with store.transaction() as tx:
         assert not tx.overtaken
     assert head == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from throughline_eventlog import InboxPosition, LoggedRow, NewEvent, StreamConflictError
+from throughline_eventlog import Commit, InboxPosition, LoggedRow, NewEvent, StreamConflictError
 from throughline_kernel import Recorded
 
 
@@ -71,8 +71,9 @@ class MemoryStore:
     def last_position(self) -> int:
         return len(self.log)
 
-    def position_at(self, as_of: int) -> int:
-        return sum(each.recorded_at <= as_of for each in self.log)
+    def commit_at(self, as_of: int | None = None) -> Commit:
+        known = [each for each in self.log if as_of is None or each.recorded_at <= as_of]
+        return Commit(known[-1].recorded_at, known[-1].position) if known else Commit(0, 0)
 
     def count_events(self) -> int:
         return len(self.log)

@@ -28,6 +28,7 @@ from throughline_client.sdk.logs import LogClient
 from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
+from throughline_kernel import ALWAYS, Interval
 from throughline_rpc import RemoteRefusal, open_channel
 
 _LOG_SERVICE: ServiceDescriptor = eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"]
@@ -139,9 +140,13 @@ class Throughline:
         """Records any number of interactions, through interruptions. Raises: RemoteRefusal."""
         return await self.ingestion.record_many(interactions)
 
-    def timeline(self, client_id: str, *, as_of: int = 0) -> AsyncIterator[journey_pb2.TimelineEntry]:
-        """The client's history over all channels, oldest first."""
-        return self.journey.timeline(client_id, as_of=as_of)
+    def timeline(
+        self, client_id: str, *, as_of: int = 0, between: Interval = ALWAYS
+    ) -> AsyncIterator[journey_pb2.TimelineEntry]:
+        """The client's history over all channels, oldest first: as it was known at `as_of` (microseconds, 0: now), and
+        what of it happened in an interval.
+        """
+        return self.journey.timeline(client_id, as_of=as_of, between=between)
 
     def watch(self, client_id: str, *, after_position: int = 0) -> AsyncIterator[journey_pb2.TimelineEntry]:
         """Each new entry of the client's history as it is noted."""
@@ -155,13 +160,17 @@ class Throughline:
         identifiers: Sequence[interaction_pb2.Identifier] = (),
         compact: bool = False,
         personal: bool = True,
+        as_of: int = 0,
     ) -> journey_pb2.ResumeContextResponse:
-        """What the channel that asks should know about this client now, with the answers that are personal.
+        """What the channel that asks should know about this client, with the answers that are personal: now, or at
+        `as_of` (microseconds).
 
         Journey holds no personal value: with `personal` the sealed answers are read from ingestion, where access to
         them is decided. An answer of a forgotten client stays empty. Raises: RemoteRefusal.
         """
-        context = await self.journey.context(client_id, identifiers=identifiers, channel=channel, compact=compact)
+        context = await self.journey.context(
+            client_id, identifiers=identifiers, channel=channel, compact=compact, as_of=as_of
+        )
         if personal:
             await self._unseal(context)
         return context

@@ -1,13 +1,21 @@
-"""Who an identifier or client id means now, folded from what identity publishes."""
+"""Who an identifier or client id means now or meant, folded from what identity publishes."""
 
-from throughline_directory.directory import ClearIdentifier, Directory, DirectoryFold, Resolution, resolve
-from throughline_directory.folding import DIRECTORY_TABLES, MemoryRows, Rows, WritableRows, aggregates, fold
+from throughline_directory.directory import (
+    ClearIdentifier,
+    Directory,
+    DirectoryFold,
+    Resolution,
+    resolve,
+    resolve_earlier,
+)
+from throughline_directory.folding import DIRECTORY_TABLES, History, MemoryRows, Rows, WritableRows, aggregates, fold
 
 __all__ = [
     "DIRECTORY_TABLES",
     "ClearIdentifier",
     "Directory",
     "DirectoryFold",
+    "History",
     "MemoryRows",
     "Resolution",
     "Rows",
@@ -15,4 +23,5 @@ __all__ = [
     "aggregates",
     "fold",
     "resolve",
+    "resolve_earlier",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from throughline_directory.folding import (
     CLIENTS,
     IDENTIFIERS,
     ClientRow,
+    Earlier,
+    History,
     Link,
     MemoryRows,
     Rows,
@@ -65,14 +67,23 @@ class Directory:
         """Takes the next events of identity's log, in order and in batches of any size."""
         fold(tx, events)
 
-    def resolve(self, reader: Rows, client_id: str = "", identifiers: Iterable[ClearIdentifier] = ()) -> Resolution:
+    def resolve(
+        self,
+        reader: History,
+        client_id: str = "",
+        identifiers: Iterable[ClearIdentifier] = (),
+        as_of: int | None = None,
+    ) -> Resolution:
         """The client that an id or alias means, else the one that most of the identifiers mean (ties: the one named
         first).
 
-        An id decides where both are given; clients that identifiers mean beside it are the others.
+        An id decides where both are given; clients that identifiers mean beside it are the others. With `as_of` as it
+        was after the commit of that instant (microseconds).
         """
         hashes = [self._hasher.hash(each.type, each.value) for each in identifiers]
-        return resolve(reader, client_id, hashes)
+        if as_of is None:
+            return resolve(reader, client_id, hashes)
+        return resolve_earlier(reader, as_of, client_id, hashes)
 
     def aggregates(self, reader: Rows) -> Iterator[tuple[str, bytes]]:
         """The directory's state: (key, canonical JSON) in key order; all keys begin with `directory/`."""
@@ -120,6 +131,24 @@ def resolve(rows: Rows, client_id: str, hashes: Sequence[bytes]) -> Resolution:
     else:
         return Resolution()
     return _describe(rows, chosen, {client for client in meant if client != chosen})
+
+
+def resolve_earlier(rows: History, instant: int, client_id: str, hashes: Sequence[bytes] = ()) -> Resolution:
+    """As `resolve`, as it was after the commit of an instant: by the merges that held then.
+
+    Who was forgotten since is forgotten at every instant, under whatever id they were known then.
+    """
+    now, earlier = resolve(rows, client_id, hashes), Earlier(rows, instant)
+    if now.forgotten:
+        return now
+    then = resolve(earlier, client_id, hashes)
+    chosen = bytes.fromhex(then.client_id)
+    if not chosen or earlier.get(CLIENTS, chosen) is None:
+        return Resolution()
+    if then.forgotten or _client(rows, chosen).forgotten:
+        return Resolution(then.client_id, forgotten=True, other_client_ids=then.other_client_ids)
+    standing = tuple(alias for alias in then.alias_ids if not _client(rows, bytes.fromhex(alias)).forgotten)
+    return replace(then, alias_ids=standing)
 
 
 def _describe(rows: Rows, client: bytes, others: set[bytes]) -> Resolution:

@@ -16,7 +16,9 @@ from throughline_kernel import Recorded, canonical_json
 
 IDENTIFIERS: Final = "directory_identifiers"
 CLIENTS: Final = "directory_clients"
-DIRECTORY_TABLES: Final = (CLIENTS, IDENTIFIERS)
+# Client id and the instant (8 bytes) of the commit that changed its row -> the row from then on.
+CLIENTS_SINCE: Final = "directory_clients_since"
+DIRECTORY_TABLES: Final = (CLIENTS, CLIENTS_SINCE, IDENTIFIERS)
 """The tables to declare in the store of a service that keeps a directory."""
 
 _LINK: Final = struct.Struct(">16sqB")
@@ -38,8 +40,23 @@ class Rows(Protocol):
         ...
 
 
+class History(Rows, Protocol):
+    """Where the directory of earlier instants is read: an event log's `Reader`."""
+
+    def scan(
+        self, table: str, *, prefix: bytes = b"", after: bytes = b"", limit: int | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows in key order within the prefix; with `reverse` from the last down, strictly before `after`."""
+        ...
+
+
 class WritableRows(Rows, Protocol):
     """Where the directory is kept: an event log's `Transaction`, or `MemoryRows`."""
+
+    @property
+    def now(self) -> int:
+        """The instant of what is written (microseconds), later than that of all before it."""
+        ...
 
     def put_many(self, table: str, rows: Mapping[bytes, bytes]) -> None:
         """Sets the rows."""
@@ -90,6 +107,53 @@ class ClientRow:
     def unpack(cls, row: bytes) -> ClientRow:
         """Reads a row."""
         return cls(*_decode(row))
+
+    def means(self, other: ClientRow) -> bool:
+        """Whether both rows answer the same to whoever asks."""
+        return (self.parent, self.aliases, self.person_links > 0, self.forgotten) == (
+            other.parent,
+            other.aliases,
+            other.person_links > 0,
+            other.forgotten,
+        )
+
+
+def since_key(client: bytes, instant: int) -> bytes:
+    """The key of a client's row as an instant left it; keys sort by client, then time."""
+    return client + instant.to_bytes(8, "big")
+
+
+class Earlier:
+    """The rows as they were at an instant. Identifiers are read as they are now: who showed which is not kept."""
+
+    def __init__(self, rows: History, instant: int) -> None:
+        self._rows = rows
+        self._instant = instant
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The row's value at the instant, None where there was none."""
+        if table != CLIENTS:
+            return self._rows.get(table, key)
+        following = since_key(key, self._instant + 1)
+        for _, row in self._rows.scan(CLIENTS_SINCE, prefix=key, after=following, limit=1, reverse=True):
+            return row
+        # A row that was written before instants were kept, and stands unchanged, held at every instant.
+        changed = any(True for _ in self._rows.scan(CLIENTS_SINCE, prefix=key, limit=1))
+        return None if changed else self._rows.get(CLIENTS, key)
+
+    def get_many(self, table: str, keys: Collection[bytes]) -> dict[bytes, bytes]:
+        """The values of those of the keys that had one."""
+        if table != CLIENTS:
+            return self._rows.get_many(table, keys)
+        found = {key: self.get(table, key) for key in keys}
+        return {key: row for key, row in found.items() if row is not None}
+
+    def scan(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """All rows in key order."""
+        for key, row in self._rows.scan(table):
+            then = self.get(table, key) if table == CLIENTS else row
+            if then is not None:
+                yield key, then
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -157,7 +221,8 @@ class _Changes:
     links: dict[bytes, Link | None] = field(default_factory=dict[bytes, Link | None])
     clients: dict[bytes, ClientRow | None] = field(default_factory=dict[bytes, ClientRow | None])
     changed_links: set[bytes] = field(default_factory=set[bytes])
-    changed_clients: set[bytes] = field(default_factory=set[bytes])
+    # The rows of clients that changed, as they were before the batch.
+    changed_clients: dict[bytes, ClientRow | None] = field(default_factory=dict[bytes, ClientRow | None])
 
     def prefetch(self, messages: Iterable[_Message]) -> None:
         """Reads in two statements what the batch will surely look at."""
@@ -194,8 +259,8 @@ class _Changes:
 
     def set_client(self, client: bytes, row: ClientRow) -> None:
         if self.client(client) != row or self.clients[client] is None:
+            self.changed_clients.setdefault(client, self.clients[client])
             self.clients[client] = row
-            self.changed_clients.add(client)
 
     def link(self, hash_: bytes, link: Link) -> None:
         self._count_person(self.links[hash_], -1)
@@ -251,15 +316,22 @@ class _Changes:
 
     def write(self) -> None:
         links = {hash_: link.pack() for hash_ in sorted(self.changed_links) if (link := self.links[hash_]) is not None}
-        clients = {
-            client: row.pack() for client in sorted(self.changed_clients) if (row := self.clients[client]) is not None
-        }
+        clients = {client: row for client in sorted(self.changed_clients) if (row := self.clients[client]) is not None}
         if links:
             self.rows.put_many(IDENTIFIERS, links)
         for hash_ in sorted(self.changed_links - links.keys()):
             self.rows.delete(IDENTIFIERS, hash_)
         if clients:
-            self.rows.put_many(CLIENTS, clients)
+            self.rows.put_many(CLIENTS, {client: row.pack() for client, row in clients.items()})
+            now = self.rows.now
+            self.rows.put_many(
+                CLIENTS_SINCE,
+                {
+                    since_key(client, now): row.pack()
+                    for client, row in clients.items()
+                    if (before := self.changed_clients[client]) is None or not row.means(before)
+                },
+            )
 
     def _count_person(self, link: Link | None, change: int) -> None:
         if link is not None and link.identifies_person:
@@ -321,6 +393,8 @@ class MemoryRows:
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[bytes, bytes]] = {table: {} for table in DIRECTORY_TABLES}
+        # A replay answers for its end only: of each client the last row is enough.
+        self.now = 0
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The row's value, None where there is none."""

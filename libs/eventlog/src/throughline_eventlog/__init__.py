@@ -6,7 +6,7 @@ What meets the bus is imported when it is first asked for: a replay, which must 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Commit, Restoration, StoreNotEmptyError
+from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Restoration, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import (
     InboxConflictError,
@@ -17,7 +17,7 @@ from throughline_eventlog.errors import (
     log_unavailable,
 )
 from throughline_eventlog.observing import BatchKind, Observer
-from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
+from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
 from throughline_eventlog.schemas import SCHEMAS, Schemas, Upcaster
 from throughline_eventlog.settings import StoreSettings
 from throughline_eventlog.store import (

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from throughline_eventlog.errors import SettingsError
-from throughline_eventlog.records import InboxPosition, LoggedRow
-
-
-class Commit(NamedTuple):
-    """A commit of the log: when (microseconds), and the position of the last event that was there after it."""
-
-    recorded_at: int
-    position: int
+from throughline_eventlog.records import Commit, InboxPosition, LoggedRow
 
 
 @dataclass(frozen=True, slots=True)

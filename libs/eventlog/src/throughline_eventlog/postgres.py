@@ -22,10 +22,10 @@ from psycopg.rows import TupleRow, tuple_row
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from throughline_eventlog.application import EventLog
-from throughline_eventlog.archive import Bookkeeping, Commit, StoreNotEmptyError
+from throughline_eventlog.archive import Bookkeeping, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import SettingsError, log_unavailable
-from throughline_eventlog.records import InboxPosition, LoggedRow
+from throughline_eventlog.records import Commit, InboxPosition, LoggedRow
 from throughline_eventlog.schemas import Schemas
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import UNSAFE, StoreSettings
@@ -249,11 +249,13 @@ class _Session(BaseReader):
     def last_position(self) -> int:
         return self._number("SELECT max(notification_id) FROM {events}")
 
-    def position_at(self, as_of: int) -> int:
-        return self._number(
-            "SELECT position FROM {schema}.tl_commits WHERE recorded_at <= %s ORDER BY recorded_at DESC LIMIT 1",
-            (as_of,),
+    def commit_at(self, as_of: int | None = None) -> Commit:
+        found = self._ask(
+            "SELECT recorded_at, position FROM {schema}.tl_commits WHERE recorded_at <= %s "
+            "ORDER BY recorded_at DESC LIMIT 1",
+            (2**62 if as_of is None else as_of,),
         )
+        return Commit(*found[0]) if found else Commit(0, 0)
 
     def count_events(self) -> int:
         return self._number("SELECT count(*) FROM {events}")

@@ -42,3 +42,13 @@ class LoggedRow(NamedTuple):
     version: int
     type: str
     envelope: bytes
+
+
+class Commit(NamedTuple):
+    """A state of the store: after the commit at `recorded_at` (microseconds), the log ending at `position`.
+
+    Every commit has an instant of its own, later than all before it; those that append nothing are commits too.
+    """
+
+    recorded_at: int
+    position: int

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from throughline_eventlog.codec import Codec
-from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
+from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
 from throughline_kernel import Recorded
 
 PAGE: Final = 1_000
@@ -56,7 +56,7 @@ class BaseReader(ABC):
     def last_position(self) -> int: ...
 
     @abstractmethod
-    def position_at(self, as_of: int) -> int: ...
+    def commit_at(self, as_of: int | None = None) -> Commit: ...
 
     @abstractmethod
     def count_events(self) -> int: ...
@@ -115,7 +115,7 @@ class BaseReader(ABC):
         self, after: int = 0, *, until: int | None = None, as_of: int | None = None, limit: int | None = None
     ) -> list[LoggedRow]:
         if as_of is not None:
-            last = self.position_at(as_of)
+            last = self.commit_at(as_of).position
             until = last if until is None else min(until, last)
         if until is not None and until <= after:
             return []

@@ -24,7 +24,7 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment, EnvType
 
 from throughline_eventlog.application import EventLog
-from throughline_eventlog.archive import Bookkeeping, Commit, StoreNotEmptyError
+from throughline_eventlog.archive import Bookkeeping, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import (
     InboxConflictError,
@@ -32,7 +32,7 @@ from throughline_eventlog.errors import (
     StreamConflictError,
     log_unavailable,
 )
-from throughline_eventlog.records import InboxPosition, LoggedRow
+from throughline_eventlog.records import Commit, InboxPosition, LoggedRow
 from throughline_eventlog.schemas import Schemas
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import StoreSettings
@@ -392,10 +392,13 @@ class _Statements(BaseReader):
     def last_position(self) -> int:
         return self._number("SELECT MAX(rowid) FROM stored_events")
 
-    def position_at(self, as_of: int) -> int:
-        return self._number(
-            "SELECT position FROM tl_commits WHERE recorded_at<=? ORDER BY recorded_at DESC LIMIT 1", as_of
-        )
+    def commit_at(self, as_of: int | None = None) -> Commit:
+        until = 2**62 if as_of is None else as_of
+        found = self.cursor.execute(
+            "SELECT recorded_at, position FROM tl_commits WHERE recorded_at<=? ORDER BY recorded_at DESC LIMIT 1",
+            (until,),
+        ).fetchone()
+        return Commit(0, 0) if found is None else Commit(*found)
 
     def count_events(self) -> int:
         return self._number("SELECT COUNT(*) FROM stored_events")

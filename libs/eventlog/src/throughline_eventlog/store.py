@@ -16,7 +16,7 @@ from throughline_eventlog.application import EventLog
 from throughline_eventlog.archive import ArchiveReader, Restoration
 from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import NewerLogError, SettingsError
-from throughline_eventlog.records import InboxPosition, LoggedRow, NewEvent
+from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
 from throughline_eventlog.schemas import SCHEMAS, Schemas
 from throughline_eventlog.settings import SQLITE, StoreSettings
 from throughline_kernel import Recorded
@@ -99,8 +99,11 @@ class Reader(Protocol):
         """Position of the log's last event, 0 where it is empty."""
         ...
 
-    def position_at(self, as_of: int) -> int:
-        """Position of the last event with recorded_at <= as_of (microseconds), 0 where there is none."""
+    def commit_at(self, as_of: int | None = None) -> Commit:
+        """The last commit with recorded_at <= as_of (microseconds), the last of all where it is None.
+
+        Whoever asks for its instant again gets the same one for ever. Commit(0, 0) before the first.
+        """
         ...
 
     def count_events(self) -> int:

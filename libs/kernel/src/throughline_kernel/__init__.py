@@ -1,9 +1,10 @@
-"""The words every Throughline domain is written in: refusals, ids, digests, folds. Standard library only."""
+"""The words every Throughline domain is written in: refusals, ids, digests, folds, intervals. Standard library only."""
 
 from throughline_kernel.announcement import Announcement, announce
 from throughline_kernel.digests import canonical_json, combine_digests, digest
 from throughline_kernel.folding import Fold, Recorded
 from throughline_kernel.ids import HEX_ID, hex_id, is_hex_id
+from throughline_kernel.intervals import ALWAYS, Interval
 from throughline_kernel.refusals import (
     ConflictError,
     ExhaustedError,
@@ -17,12 +18,14 @@ from throughline_kernel.refusals import (
 )
 
 __all__ = [
+    "ALWAYS",
     "HEX_ID",
     "Announcement",
     "ConflictError",
     "ExhaustedError",
     "Fold",
     "ForbiddenError",
+    "Interval",
     "InvalidError",
     "NotFoundError",
     "PreconditionError",

@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 import grpc
 from rich.console import Console
 from rich.table import Table
 
+from throughline_client.commands.running import as_of_option
 from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
 from throughline_eventlog import StoreSettings, open_store
@@ -28,28 +28,9 @@ UNAVAILABLE = 3
 DIFFERENT = 4
 
 
-class Instant(click.ParamType[int]):
-    """An instant: ISO 8601 with a zone, e.g. 2017-05-03T14:00:00+02:00. Microseconds since epoch inside."""
-
-    name = "instant"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Microseconds since epoch. Fails for what is no time, or has no zone."""
-        if isinstance(value, int):
-            return value
-        try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is no time: write it as 2017-05-03T14:00:00+02:00", param, ctx)
-        if moment.tzinfo is None:
-            self.fail(f"{value!r} has no zone: add Z for UTC, or an offset such as +02:00", param, ctx)
-        elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
-        return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
-
-
 def _replay_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--as-of", type=Instant(), default=0, help="As the logs stood then; ISO 8601 with a zone."),
+        as_of_option,
         click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True),
         click.option("--write", "target", type=click.Path(path_type=Path, dir_okay=False), help="Write it to a file."),
         click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data folder of the suite."),

@@ -10,7 +10,7 @@ import pytest
 from journey.application.timeline import standing
 from journey.domain.handoffs import AcceptHandoff, OfferHandoff
 from throughline.feedback.v1 import events_pb2 as feedback_pb2
-from throughline_kernel import InvalidError, NotFoundError, PreconditionError, Refusal, hex_id
+from throughline_kernel import ALWAYS, InvalidError, NotFoundError, PreconditionError, Refusal, hex_id
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_a_reattribution_moves_the_fact_and_what_followed(line: Any, say: Simple
     line.identity(log.events)
     line.identity([log.reattributed(bob, ann, post)])
     assert line.live() == line.replayed()
-    hers, _ = line.queries.context(ann, (), "store", say.START)
-    his, _ = line.queries.context(bob, (), "store", say.START)
+    hers = line.queries.context(ann, (), "store", say.START).context
+    his = line.queries.context(bob, (), "store", say.START).context
     assert (hers.interactions, his.interactions) == (1, 1)
     assert [matter.kind for matter in hers.open_matters] == []
     assert [matter.kind for matter in his.open_matters] == ["journey"]
@@ -94,12 +94,12 @@ def test_an_alias_is_answered_for_ever(line: Any, say: SimpleNamespace, ann: str
     line.identity(log.events)
     line.offer(OfferHandoff(bob, "web", "store", "help", "", 0, "token", say.START))
     line.identity([log.merged(ann, bob), log.reattributed(ann, bob, visit)])
-    told, _ = line.queries.context(bob, (), "store", say.START + 1)
+    told = line.queries.context(bob, (), "store", say.START + 1).context
     assert told.who.client_id == ann
     assert told.who.alias_ids == (bob,)
     assert told.interactions == 1
     assert [matter.kind for matter in told.open_matters] == ["handoff"]
-    page = line.queries.timeline(bob, 0, 0, 0, 10)
+    page = line.queries.timeline(bob, 0, ALWAYS, 0, 10)
     assert {entry.type for entry in page.entries} == {"interaction", "handoff_offered"}
     (taken,) = line.accept(AcceptHandoff("token", "store", "", say.START + 1))
     assert taken[0] == bob
@@ -185,17 +185,17 @@ def test_a_case_goes_through_its_states(line: Any, say: SimpleNamespace, ann: st
         )
     )
     line.feedback(feedback.events)
-    told, _ = line.queries.context(ann, (), "store", say.START)
+    told = line.queries.context(ann, (), "store", say.START).context
     assert [(m.kind, m.owner, m.stage, m.due_at) for m in told.open_matters] == [("case", "care", "open", 5)]
     last = feedback.add(feedback_pb2.CaseAcknowledged(case_id=case, client_id=ann, by="x"))
     line.feedback([last])
-    told, _ = line.queries.context(ann, (), "store", say.START)
+    told = line.queries.context(ann, (), "store", say.START).context
     (matter,) = told.open_matters
     assert (matter.stage, matter.due_at, matter.event_ids) == ("acknowledged", 9, (last.event_id.hex(),))
     line.feedback([feedback.add(feedback_pb2.CaseResolved(case_id=case, client_id=ann, by="x"))])
-    told, _ = line.queries.context(ann, (), "store", say.START)
+    told = line.queries.context(ann, (), "store", say.START).context
     assert told.open_matters == ()
-    assert [entry.type for entry in line.queries.timeline(ann, 0, 0, 0, 9).entries] == ["case"] * 3
+    assert [entry.type for entry in line.queries.timeline(ann, 0, ALWAYS, 0, 9).entries] == ["case"] * 3
 
 
 def test_the_timeline_as_of_an_instant_is_what_was_answered_then(
@@ -219,10 +219,10 @@ def test_the_timeline_as_of_an_instant_is_what_was_answered_then(
     answered = []
     for step in steps:
         step()
-        page = line.queries.timeline(ann, 0, 0, 0, 1_000)
+        page = line.queries.timeline(ann, 0, ALWAYS, 0, 1_000)
         answered.append((line.log()[-1].recorded_at, page))
     for instant, page in answered:
-        assert line.queries.timeline(ann, instant, 0, 0, 1_000) == page
+        assert line.queries.timeline(ann, instant, ALWAYS, 0, 1_000) == page
     assert len({tuple(entry.event_id for entry in page.entries) for _, page in answered}) == len(steps)
 
 
@@ -233,12 +233,12 @@ def test_pages_of_one_cut_are_the_whole_whatever_comes_between(line: Any, say: S
     for index in range(7):
         log.attributed(ann, say.fact(2 * index, "web", "visit", group="site"))
     line.identity(log.events)
-    whole = line.queries.timeline(ann, 0, 0, 0, 100)
-    entries, start, cut = [], 0, 0
+    whole = line.queries.timeline(ann, 0, ALWAYS, 0, 100)
+    entries, start, instant = [], 0, 0
     while start >= 0:
-        page = line.queries.timeline(ann, 0, cut, start, 3)
+        page = line.queries.timeline(ann, instant, ALWAYS, start, 3)
         entries += page.entries
-        start, cut = page.following, page.position
+        start, instant = page.following, page.commit.recorded_at
         line.identity([log.attributed(ann, say.fact(2 * len(entries) + 1, "store", "visit"))])
     assert tuple(entries) == whole.entries
 
@@ -294,7 +294,7 @@ def test_of_two_words_on_an_item_the_later_one_holds_however_they_come(
     )
     for event in (second, first, received, first):
         line.feedback([event])
-    (entry,) = line.queries.timeline(ann, 0, 0, 0, 9).entries
+    (entry,) = line.queries.timeline(ann, 0, ALWAYS, 0, 9).entries
     assert entry.summary == "Feedback: verbatim about food."
 
 

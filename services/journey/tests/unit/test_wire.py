@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from journey.application.queries import Told
 from journey.domain.context import (
     CampaignSeen,
     Context,
@@ -21,7 +22,7 @@ from journey.domain.context import (
 )
 from journey.entrypoints.tokens import PageToken, new_token, read_page_token
 from journey.entrypoints.wire import COMPACT_BYTES, LISTS, compact_context, full_context
-from throughline_kernel import InvalidError
+from throughline_kernel import ALWAYS, Interval, InvalidError
 
 text = st.text(max_size=400) | st.sampled_from(["", "x" * 5_000, "\U0001f600" * 700])
 ids = st.lists(st.uuids().map(lambda each: each.hex), max_size=6).map(tuple)
@@ -55,9 +56,9 @@ def test_a_compact_context_is_never_over_4096_bytes_and_counts_what_it_leaves_ou
     context: Context, position: int
 ) -> None:
     """Whatever is known: at most 4,096 bytes, and of each list what is there plus what is left out is all."""
-    compact = compact_context(context, position)
+    compact = compact_context(Told(context, position))
     assert compact.ByteSize() <= COMPACT_BYTES
-    full = full_context(context, position)
+    full = full_context(Told(context, position))
     for name in LISTS:
         assert len(getattr(compact, name)) + compact.omitted[name] == len(getattr(full, name))
     assert not full.omitted
@@ -81,7 +82,7 @@ def test_the_most_urgent_is_kept_first() -> None:
         (NextStep("do", "j", "s", one),),
         (),
     )
-    compact = compact_context(context, 9)
+    compact = compact_context(Told(context, 9))
     assert [matter.id for matter in compact.open_matters][:6] == ["0", "1", "2", "3", "4", "5"]
     assert len(compact.next_steps) == 1
     assert [step.at for step in compact.last_steps][:3] == [0, 1, 2]
@@ -94,19 +95,24 @@ def test_long_texts_are_cut_in_the_compact_form_only() -> None:
     """Given a summary of 1,000 characters, the compact form keeps 160 of them and the full form all."""
     matter = OpenMatter("case", "1", "s" * 1_000, "", "", 0, 0, tuple(f"{i:032x}" for i in range(5)))
     context = Context(Who("c" * 32), 0, 0, 0, (), (matter,), (), (), (), (), (), ())
-    assert len(full_context(context, 1).open_matters[0].summary) == 1_000
-    short = compact_context(context, 1).open_matters[0]
+    assert len(full_context(Told(context, 1)).open_matters[0].summary) == 1_000
+    short = compact_context(Told(context, 1)).open_matters[0]
     assert (len(short.summary), len(short.event_ids)) == (160, 2)
 
 
-@given(st.uuids(), st.integers(0, 1 << 60), st.integers(0, 1 << 60), st.integers(0, 1 << 30))
-def test_a_page_token_says_what_it_was_given(client: Any, as_of: int, position: int, start: int) -> None:
+instants = st.integers(0, 1 << 60)
+
+
+@given(st.uuids(), instants, st.builds(Interval, instants, instants), instants, st.integers(0, 1 << 30))
+def test_a_page_token_says_what_it_was_given(
+    client: Any, as_of: int, between: Interval, instant: int, start: int
+) -> None:
     """Out and in again: the same."""
-    token = PageToken(client.hex, as_of, position, start)
+    token = PageToken(client.hex, as_of, between, instant, start)
     assert read_page_token(token.text()) == token
 
 
-@pytest.mark.parametrize("token", ["", "x", "!!!!", "A" * 59, PageToken("c" * 32, 0, 1, 2).text()[:-2] + "zz"])
+@pytest.mark.parametrize("token", ["", "x", "!!!!", "A" * 59, PageToken("c" * 32, 0, ALWAYS, 1, 2).text()[:-2] + "zz"])
 def test_a_token_that_is_not_ours_is_refused(token: str) -> None:
     """Anything made up or changed is refused by its own reason."""
     with pytest.raises(InvalidError) as refused:

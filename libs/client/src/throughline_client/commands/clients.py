@@ -8,8 +8,17 @@ from throughline.identity.v1 import identity_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import journey_pb2
 from throughline_client.client import Throughline
-from throughline_client.commands.running import IdentifierParam, Instant, connected, one_of, output_option
+from throughline_client.commands.running import (
+    IdentifierParam,
+    as_of_option,
+    between_option,
+    connected,
+    one_of,
+    output_option,
+    tell,
+)
 from throughline_client.commands.showing import (
+    exactly,
     plain,
     print_facts,
     print_json,
@@ -18,6 +27,7 @@ from throughline_client.commands.showing import (
     short,
     when,
 )
+from throughline_kernel import ALWAYS, Interval
 
 Identifiers = tuple[interaction_pb2.Identifier, ...]
 identifier_option = click.option(
@@ -59,6 +69,7 @@ async def resolve(client: Throughline, *, client_id: str, identifiers: Identifie
 @click.option("--channel", required=True, help="The channel that asks.")
 @click.option("--compact", is_flag=True, help="At most 4 KB.")
 @click.option("--personal/--no-personal", default=True, show_default=True, help="Read personal answers too.")
+@as_of_option
 @output_option
 @connected
 async def resume(
@@ -69,18 +80,20 @@ async def resume(
     channel: str,
     compact: bool,
     personal: bool,
+    as_of: int,
     output: str,
 ) -> None:
-    """Tell what the next channel must know about a client.
+    """Tell what the next channel must know about a client, or should have known at an instant.
 
     \b
     Examples:
       throughline resume -i phone=+43123456 --channel call_centre
+      throughline resume 5f0c... --channel call_centre --as-of 2026-05-03T14:00:00+02:00
       throughline resume 5f0c... --compact --output json
     """
     one_of(client_id, identifiers)
     context = await client.resume(
-        client_id, identifiers=identifiers, channel=channel, compact=compact, personal=personal
+        client_id, identifiers=identifiers, channel=channel, compact=compact, personal=personal, as_of=as_of
     )
     if output == "json":
         print_json(plain(context))
@@ -100,6 +113,7 @@ def print_context(context: journey_pb2.ResumeContextResponse) -> None:
             "last seen": when(context.last_seen_at),
             "channels": list(context.channels_used),
             "left out": [f"{count} {name}" for name, count in sorted(context.omitted.items())],
+            "forgotten since": context.withheld or "",
         }
     )
     _section(
@@ -147,48 +161,68 @@ def _section(title: str, columns: list[str], rows: list[list[object]]) -> None:
 @click.command()
 @click.argument("client_id", default="")
 @identifier_option
-@click.option("--as-of", type=Instant(), default=0, help="As it was known then.")
+@as_of_option
+@between_option
 @click.option("--watch", is_flag=True, help="Go on with each new entry as it is noted.")
 @output_option
 @connected
-async def timeline(
-    client: Throughline, *, client_id: str, identifiers: Identifiers, as_of: int, watch: bool, output: str
+async def history(
+    client: Throughline,
+    *,
+    client_id: str,
+    identifiers: Identifiers,
+    as_of: int,
+    between: Interval,
+    watch: bool,
+    output: str,
 ) -> None:
     """Show a client's history over all channels, oldest first. As JSON: one entry a line.
 
+    --as-of shows it as it was known at an instant, whatever came later; --between what happened in an interval. Both
+    together: what was known then of what happened in it.
+
     \b
     Examples:
-      throughline timeline -i loyalty_card=2322
-      throughline timeline 5f0c... --as-of 2026-11-01
-      throughline timeline 5f0c... --watch --output json
+      throughline history -i loyalty_card=2322
+      throughline history 5f0c... --as-of 2026-05-03T14:00:00+02:00
+      throughline history 5f0c... --between 2026-04-01 2026-05-01 --as-of "2026-05-03 12:00:00"
+      throughline history 5f0c... --watch --output json
     """
     one_of(client_id, identifiers)
-    if watch and as_of:
-        raise click.UsageError("--watch shows what is new, --as-of what was: choose one")
+    if watch and (as_of or between != ALWAYS):
+        raise click.UsageError("--watch shows what is new, --as-of and --between what was: choose one")
     if not client_id:
         client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
+    show = _print_entry if output == "json" else _echo_entry
     entries: list[journey_pb2.TimelineEntry] = []
-    position = 0
-    async for entry in client.timeline(client_id, as_of=as_of):
-        position = max(position, entry.position)
-        if output == "json":
-            print_line(plain(entry))
-        else:
-            entries.append(entry)
-    if output == "table":
-        print_table(_TIMELINE, map(_timeline_row, entries))
+    page = journey_pb2.GetTimelineResponse()
+    async for page in client.journey.timeline_pages(client_id, as_of=as_of, between=between):
+        entries += page.entries
+    if output == "json":
+        for entry in entries:
+            show(entry)
+    else:
+        print_table(_HISTORY, map(_history_row, entries))
+        click.echo(f"\nAs journey knew it at {exactly(page.as_of)}, position {page.position}.")
+    if page.withheld:
+        tell(f"{page.withheld} interactions, answers or cases are left out: whose they are was forgotten since")
     if watch:
-        async for entry in client.watch(client_id, after_position=position):
-            if output == "json":
-                print_line(plain(entry))
-            else:
-                click.echo("  ".join(str(cell) for cell in _timeline_row(entry)))
+        async for entry in client.watch(client_id, after_position=page.position):
+            show(entry)
 
 
-_TIMELINE = ["at", "channel", "what", "journey", "stage", "summary"]
+def _print_entry(entry: journey_pb2.TimelineEntry) -> None:
+    print_line(plain(entry))
 
 
-def _timeline_row(entry: journey_pb2.TimelineEntry) -> list[object]:
+def _echo_entry(entry: journey_pb2.TimelineEntry) -> None:
+    click.echo("  ".join(str(cell) for cell in _history_row(entry)))
+
+
+_HISTORY = ["at", "channel", "what", "journey", "stage", "summary"]
+
+
+def _history_row(entry: journey_pb2.TimelineEntry) -> list[object]:
     what = entry.interaction.kind if entry.type == "interaction" else entry.type
     return [when(entry.occurred_at), entry.channel, what, entry.journey, entry.stage, entry.summary]
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 import throughline
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline_client.client import Throughline
-from throughline_client.commands.running import Instant, connected, output_option
+from throughline_client.commands.running import as_of_option, connected, output_option
 from throughline_client.commands.showing import plain, print_line, print_table, when
 from throughline_client.endpoints import SERVICES
 
@@ -33,7 +33,7 @@ def log() -> None:
 @click.argument("service", type=click.Choice(SERVICES))
 @click.option("--after", type=click.IntRange(0), default=0, help="Only positions after this one.")
 @click.option("--until", type=click.IntRange(0), default=0, help="Only positions up to this one.")
-@click.option("--as-of", type=Instant(), default=0, help="Only what was recorded until then.")
+@as_of_option
 @click.option("--client", "client_id", default="", help="Only what concerns this client (id or alias).")
 @click.option("--interaction", "interaction_ids", multiple=True, help="Only what concerns this interaction.")
 @click.option("--limit", type=click.IntRange(0), default=0, help="At most this many events.")

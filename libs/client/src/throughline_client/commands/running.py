@@ -19,6 +19,7 @@ from throughline_client.endpoints import SERVICES, EndpointError, Endpoints
 from throughline_client.importer.problems import DataFileError, MappingError
 from throughline_client.importer.times import micros
 from throughline_client.suite import SuiteError
+from throughline_kernel import ALWAYS, Interval, InvalidError
 from throughline_rpc import RemoteRefusal, decode_error
 
 P = ParamSpec("P")
@@ -132,9 +133,12 @@ class IdentifierParam(click.ParamType[interaction_pb2.Identifier]):
 
 
 class Instant(click.ParamType[int]):
-    """An ISO time (UTC where it has no offset), or microseconds since epoch."""
+    """An instant: ISO 8601, or microseconds since epoch as JSON output has them. Microseconds inside.
 
-    name = "time"
+    A time without an offset is UTC, as tables show it, and a date alone begins at midnight.
+    """
+
+    name = "instant"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
@@ -145,7 +149,9 @@ class Instant(click.ParamType[int]):
         try:
             at = datetime.fromisoformat(text)
         except ValueError:
-            self.fail(f"{text!r} is no time; write e.g. 2026-11-22T10:30:00 (UTC) or microseconds", param, ctx)
+            self.fail(
+                f"{text!r} is no time; write 2026-05-03T14:00:00+02:00, or 2026-05-03 14:00:00 for UTC", param, ctx
+            )
         return micros(at if at.tzinfo else at.replace(tzinfo=UTC))
 
 
@@ -180,6 +186,31 @@ def output_option(command: Callable[P, T]) -> Callable[P, T]:
         show_default=True,
         help="For people, or for programs (times are microseconds since epoch).",
     )(command)
+
+
+def as_of_option(command: Callable[P, T]) -> Callable[P, T]:
+    """Adds --as-of: microseconds, 0 where it is left out."""
+    return click.option(
+        "--as-of", type=Instant(), default=0, help="As it was known then: ISO 8601, UTC where it has no offset."
+    )(command)
+
+
+def between_option(command: Callable[P, T]) -> Callable[P, T]:
+    """Adds --between: an Interval, ALWAYS where it is left out."""
+    return click.option(
+        "--between",
+        type=(Instant(), Instant()),
+        default=ALWAYS,
+        callback=_interval,
+        help="Only what happened from the first instant on and before the second.",
+    )(command)
+
+
+def _interval(ctx: click.Context, param: click.Parameter, value: tuple[int, int]) -> Interval:
+    try:
+        return Interval.between(*value)
+    except InvalidError as refused:
+        raise click.BadParameter("the second instant must be later than the first", ctx, param) from refused
 
 
 def connected(

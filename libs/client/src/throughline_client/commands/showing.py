@@ -126,6 +126,11 @@ def when(at: int) -> str:
         return f"{at} us"
 
 
+def exactly(at: int) -> str:
+    """An instant to the microsecond, UTC, as options take it."""
+    return (EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")
+
+
 def how_long(duration: int) -> str:
     """A duration in microseconds for people; a dash for none."""
     if not duration:

@@ -8,6 +8,8 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from throughline.eventlog.v1 import eventlog_pb2
+from throughline_kernel import Interval
 from throughline_rpc import decode_error
 
 Request = TypeVar("Request")
@@ -54,3 +56,8 @@ async def pages(fetch: Callable[[str], Awaitable[tuple[list[Item], str]]]) -> As
             yield item
         if not token:
             return
+
+
+def interval_message(between: Interval) -> eventlog_pb2.Interval:
+    """An interval of event time as calls name it."""
+    return eventlog_pb2.Interval(start=between.start, end=between.end)

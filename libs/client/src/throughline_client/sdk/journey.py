@@ -8,7 +8,8 @@ import grpc.aio
 
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import definitions_pb2, journey_pb2, journey_pb2_grpc
-from throughline_client.sdk.calling import call, listen, pages
+from throughline_client.sdk.calling import call, interval_message, listen
+from throughline_kernel import ALWAYS, Interval
 
 
 class JourneyClient:
@@ -24,27 +25,40 @@ class JourneyClient:
         channel: str,
         identifiers: Sequence[interaction_pb2.Identifier] = (),
         compact: bool = False,
+        as_of: int = 0,
     ) -> journey_pb2.ResumeContextResponse:
-        """What the channel that asks should know about this client now; sealed answers stay empty."""
+        """What the channel that asks should know about this client now, or should have known at `as_of` (microseconds);
+        sealed answers stay empty.
+        """
         form = journey_pb2.CONTEXT_FORM_COMPACT if compact else journey_pb2.CONTEXT_FORM_FULL
         request = journey_pb2.ResumeContextRequest(
-            client_id=client_id, identifiers=identifiers, channel=channel, form=form
+            client_id=client_id, identifiers=identifiers, channel=channel, form=form, as_of=as_of
         )
         return await call(self.stub.ResumeContext, request)
 
-    def timeline(
-        self, client_id: str, *, as_of: int = 0, page_size: int = 500
-    ) -> AsyncIterator[journey_pb2.TimelineEntry]:
-        """The client's history over all channels, oldest first; as it was known at `as_of` (microseconds, 0: now)."""
-
-        async def fetch(token: str) -> tuple[list[journey_pb2.TimelineEntry], str]:
-            request = journey_pb2.GetTimelineRequest(
-                client_id=client_id, as_of=as_of, page_size=page_size, page_token=token
-            )
+    async def timeline_pages(
+        self, client_id: str, *, as_of: int = 0, between: Interval = ALWAYS, page_size: int = 500
+    ) -> AsyncIterator[journey_pb2.GetTimelineResponse]:
+        """The client's history page by page, all of the same instant, which each page names in `as_of`."""
+        request = journey_pb2.GetTimelineRequest(
+            client_id=client_id, as_of=as_of, between=interval_message(between), page_size=page_size
+        )
+        while True:
             page = await call(self.stub.GetTimeline, request)
-            return list(page.entries), page.next_page_token
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
-        return pages(fetch)
+    async def timeline(
+        self, client_id: str, *, as_of: int = 0, between: Interval = ALWAYS, page_size: int = 500
+    ) -> AsyncIterator[journey_pb2.TimelineEntry]:
+        """The client's history over all channels, oldest first: as it was known at `as_of` (microseconds, 0: now), and
+        what of it happened in an interval.
+        """
+        async for page in self.timeline_pages(client_id, as_of=as_of, between=between, page_size=page_size):
+            for entry in page.entries:
+                yield entry
 
     async def watch(self, client_id: str, *, after_position: int = 0) -> AsyncIterator[journey_pb2.TimelineEntry]:
         """Each new entry of the client's history as it is noted, after a replay from a position (0: from now on)."""

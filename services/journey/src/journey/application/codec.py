@@ -46,6 +46,13 @@ _OfClient: TypeAlias = (
     | events_pb2.HandoffOffered
     | events_pb2.HandoffAccepted
 )
+_OfJourney: TypeAlias = (
+    events_pb2.JourneyStarted
+    | events_pb2.StageReached
+    | events_pb2.ChannelSwitched
+    | events_pb2.JourneyCompleted
+    | events_pb2.JourneyAbandoned
+)
 _OfInteraction: TypeAlias = (
     events_pb2.InteractionWithdrawn
     | events_pb2.FeedbackNoted
@@ -173,6 +180,18 @@ _ABOUT: Final[Mapping[str, type[_OfInteraction]]] = {
 }
 
 
+_JOURNEYS: Final[Mapping[str, type[_OfJourney]]] = {
+    _PACKAGE + kind.DESCRIPTOR.name: kind
+    for kind in (
+        events_pb2.JourneyStarted,
+        events_pb2.StageReached,
+        events_pb2.ChannelSwitched,
+        events_pb2.JourneyCompleted,
+        events_pb2.JourneyAbandoned,
+    )
+}
+
+
 def interactions_of(event: Recorded) -> frozenset[str]:
     """The interactions that a logged event speaks of."""
     if event.type == INTERACTION_NOTED:
@@ -181,6 +200,11 @@ def interactions_of(event: Recorded) -> frozenset[str]:
         return frozenset({events_pb2.JourneyAbandoned.FromString(event.payload).last_interaction_id})
     kind = _ABOUT.get(event.type)
     return frozenset() if kind is None else frozenset({kind.FromString(event.payload).interaction_id})
+
+
+def journey_of(event: Recorded) -> str:
+    """The journey that a transition speaks of; empty where none spans it."""
+    return _JOURNEYS[event.type].FromString(event.payload).journey_id
 
 
 def handoff_from(event: Recorded) -> Handoff:

@@ -30,8 +30,8 @@ class Asked(NamedTuple):
     traceparent: str = ""
 
 
-def known(resolution: Resolution, client_id: str, identifiers: int = 0) -> Resolution:
-    """The resolution, where it means somebody.
+def known(resolution: Resolution, client_id: str, identifiers: int = 0, as_of: int | None = None) -> Resolution:
+    """The resolution, where it means somebody, or meant at an instant.
 
     Raises: NotFoundError (CLIENT_NOT_FOUND, IDENTIFIERS_UNKNOWN), PreconditionError (CLIENT_FORGOTTEN).
     """
@@ -43,6 +43,12 @@ def known(resolution: Resolution, client_id: str, identifiers: int = 0) -> Resol
         )
     if resolution.client_id:
         return resolution
+    if client_id and as_of is not None:
+        raise NotFoundError(
+            "CLIENT_NOT_FOUND",
+            f"no client was known by the id {client_id} then: ask as of a later instant, or by the id it had",
+            {"client_id": client_id, "as_of": str(as_of)},
+        )
     if client_id:
         raise NotFoundError(
             "CLIENT_NOT_FOUND", f"no client has the id {client_id}: ask by identifiers", {"client_id": client_id}

@@ -38,6 +38,7 @@ class Directory(Protocol):
         reader: Reader,
         client_id: str = "",
         identifiers: Sequence[interaction_pb2.Identifier] = (),
+        as_of: int | None = None,
     ) -> Resolution:
-        """Who the id or alias, or else the identifiers, mean now."""
+        """Who the id or alias, or else the identifiers, mean now; or meant after the commit of an instant."""
         ...

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from journey.application import codec, rows
 from journey.application.commands import known
+from journey.application.earlier import definitions_until, events_until
 from journey.application.ports import Directory, Resolution
 from journey.application.records import Cache, read_definitions, replay
 from journey.application.timeline import Entry, entry_of, handed, standing, taken_back
@@ -18,20 +19,33 @@ from journey.domain.facts import Handoff
 from journey.domain.record import Record
 from journey.domain.variants import JourneyCounts, Variants, count_journeys, count_variants
 from throughline.ingestion.v1 import interaction_pb2
-from throughline_eventlog import Reader, Store
-from throughline_kernel import NotFoundError, Recorded
+from throughline_eventlog import Commit, Reader, Store
+from throughline_kernel import Interval, NotFoundError, Recorded
 
 WATCH_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a history: entries, the cut it was made at, and where the next part begins (-1: nowhere)."""
+    """Part of a history: entries, the commit it stands on, and where the next part begins (-1: nowhere).
+
+    `withheld` counts what is left out of it, since it is a forgotten client's now.
+    """
 
     client_id: str
     entries: tuple[Entry, ...]
-    position: int
+    commit: Commit
     following: int
+    withheld: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a channel should know, the position that it stands on, and how much is left out as in `Page`."""
+
+    context: Context
+    position: int
+    withheld: int = 0
 
 
 class Seen(NamedTuple):
@@ -54,8 +68,8 @@ class Queries:
 
     def context(
         self, client_id: str, identifiers: Sequence[interaction_pb2.Identifier], channel: str, now: int
-    ) -> tuple[Context, int]:
-        """What the channel should know, and the position it stands on.
+    ) -> Told:
+        """What the channel should know now (microseconds).
 
         Raises: NotFoundError (CLIENT_NOT_FOUND, IDENTIFIERS_UNKNOWN), PreconditionError (CLIENT_FORGOTTEN).
         """
@@ -64,24 +78,39 @@ class Queries:
             who = self._resolve(reader, client_id, identifiers)
             position = reader.last_position()
             record = self._record(reader, who.client_id)
-            told_of = Who(who.client_id, who.known_person, tuple(who.alias_ids))
-            context = tell(record, told_of, channel, now, self._offered_to_aliases(reader, who))
-        return context, position
+            handoffs = self._offered_to_aliases(reader, who, position)
+            return Told(tell(record, _named(who), channel, now, handoffs), position)
 
-    def timeline(self, client_id: str, as_of: int, cut: int, start: int, size: int) -> Page:
-        """Part of the history as it was known at `as_of` (0: now), or at the position `cut` where it is not 0.
+    def earlier_context(
+        self, client_id: str, identifiers: Sequence[interaction_pb2.Identifier], channel: str, as_of: int
+    ) -> Told:
+        """What the channel would have been told at that instant (microseconds).
 
         Raises: as `context`.
         """
         with self._store.snapshot() as reader:
-            who = self._resolve(reader, client_id)
-            until = cut or (reader.position_at(as_of) if as_of else reader.last_position())
-            events = [event for event in reader.read_stream(codec.stream_of(who.client_id)) if event.position <= until]
+            commit = reader.commit_at(as_of)
+            who = self._resolve(reader, client_id, identifiers, commit.recorded_at)
+            record = Record(who.client_id, definitions_until(reader, commit.position), announcing=False)
+            events, withheld = events_until(reader, who.client_id, commit.position)
+            replay(record, events)
+            handoffs = self._offered_to_aliases(reader, who, commit.position)
+            return Told(tell(record, _named(who), channel, as_of, handoffs), commit.position, withheld)
+
+    def timeline(self, client_id: str, as_of: int, between: Interval, start: int, size: int) -> Page:
+        """Part of what happened in the interval, as it was known at `as_of` (0: now), from entry `start` on.
+
+        Raises: as `context`.
+        """
+        with self._store.snapshot() as reader:
+            commit = reader.commit_at(as_of or None)
+            who = self._resolve(reader, client_id, as_of=commit.recorded_at if as_of else None)
+            events, withheld = events_until(reader, who.client_id, commit.position)
             for alias in self._aliases_with_handoffs(reader, who):
-                events += [e for e in handed(reader.read_stream(codec.stream_of(alias))) if e.position <= until]
-        entries = standing(events)
+                events += handed(events_until(reader, alias, commit.position).events)
+        entries = [entry for entry in standing(events) if between.holds(entry.occurred_at)]
         following = start + size if start + size < len(entries) else -1
-        return Page(who.client_id, tuple(entries[start : start + size]), until, following)
+        return Page(who.client_id, tuple(entries[start : start + size]), commit, following, withheld)
 
     def begin_watching(self, client_id: str, after_position: int) -> Seen:
         """Where a watcher of this client begins: behind the position, or now.
@@ -164,10 +193,14 @@ class Queries:
         return sorted(events, key=lambda event: event.position)
 
     def _resolve(
-        self, reader: Reader, client_id: str, identifiers: Sequence[interaction_pb2.Identifier] = ()
+        self,
+        reader: Reader,
+        client_id: str,
+        identifiers: Sequence[interaction_pb2.Identifier] = (),
+        as_of: int | None = None,
     ) -> Resolution:
-        resolution = self._directory.resolve(reader, client_id=client_id, identifiers=identifiers)
-        return known(resolution, client_id, len(identifiers))
+        resolution = self._directory.resolve(reader, client_id=client_id, identifiers=identifiers, as_of=as_of)
+        return known(resolution, client_id, len(identifiers), as_of)
 
     def _record(self, reader: Reader, client_id: str) -> Record:
         definitions = self._current(reader)
@@ -202,10 +235,14 @@ class Queries:
         found = reader.get_many(rows.OFFERED, [bytes.fromhex(alias) for alias in who.alias_ids])
         return sorted(key.hex() for key in found)
 
-    def _offered_to_aliases(self, reader: Reader, who: Resolution) -> list[Handoff]:
+    def _offered_to_aliases(self, reader: Reader, who: Resolution, position: int) -> list[Handoff]:
         handoffs: list[Handoff] = []
         for alias in self._aliases_with_handoffs(reader, who):
             record = Record(alias, Definitions(), announcing=False)
-            replay(record, handed(reader.read_stream(codec.stream_of(alias))))
+            replay(record, handed(events_until(reader, alias, position).events))
             handoffs += record.handoffs.values()
         return handoffs
+
+
+def _named(who: Resolution) -> Who:
+    return Who(who.client_id, who.known_person, tuple(who.alias_ids))

@@ -31,12 +31,14 @@ from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import journey_pb2 as pb
 from throughline.journey.v1 import journey_pb2_grpc
 from throughline_eventlog import Store, Writer
-from throughline_kernel import InvalidError, Violation, is_hex_id
+from throughline_kernel import Interval, InvalidError, Violation, is_hex_id
 from throughline_rpc import Hosted
 from throughline_telemetry import current_traceparent, logger
 
 DEFAULT_PAGE: Final = 100
 LARGEST_PAGE: Final = 1_000
+# The latest instant that can be named, microseconds.
+LATEST: Final = 1 << 62
 MOST_IDENTIFIERS: Final = 100
 # Clients between two words on how far a telling-again has come.
 SAY_EVERY: Final = 10 * RETELL_AT_ONCE
@@ -93,13 +95,19 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
     async def ResumeContext(  # noqa: N802 -- named by the contract
         self, request: pb.ResumeContextRequest, context: Context
     ) -> pb.ResumeContextResponse:
-        """What the channel should know now."""
-        _check(*_whom(request.client_id, request.identifiers), *_required("channel", request.channel))
-        compact = request.form == pb.CONTEXT_FORM_COMPACT
-        return await self._run(
-            self._quick,
-            lambda: self._context(request.client_id, request.identifiers, request.channel, compact=compact),
+        """What the channel should know now, or should have known."""
+        _check(
+            *_whom(request.client_id, request.identifiers),
+            *_required("channel", request.channel),
+            *_within("as_of", request.as_of, 0, LATEST),
         )
+        compact = request.form == pb.CONTEXT_FORM_COMPACT
+        asked = (request.client_id, request.identifiers, request.channel)
+        if request.as_of:
+            told = await self._run(self._patient, lambda: self._queries.earlier_context(*asked, request.as_of))
+        else:
+            told = await self._run(self._quick, lambda: self._queries.context(*asked, self._clock()))
+        return wire.compact_context(told) if compact else wire.full_context(told)
 
     async def GetTimeline(  # noqa: N802 -- named by the contract
         self, request: pb.GetTimelineRequest, context: Context
@@ -107,32 +115,35 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
         """A page of the client's history, oldest first."""
         _check(
             *_whom(request.client_id),
-            *_within("as_of", request.as_of, 0, 1 << 62),
+            *_within("as_of", request.as_of, 0, LATEST),
             *_within("page_size", request.page_size, 0, LARGEST_PAGE),
         )
-        token = read_page_token(request.page_token) if request.page_token else PageToken(request.client_id, 0, 0, 0)
-        if request.page_token and (token.client_id, token.as_of) != (request.client_id, request.as_of):
+        asked = (request.client_id, request.as_of, Interval.between(request.between.start, request.between.end))
+        token = read_page_token(request.page_token) if request.page_token else PageToken(*asked, request.as_of, 0)
+        if (token.client_id, token.as_of, token.between) != asked:
             read_page_token("")
         size = request.page_size or DEFAULT_PAGE
         page = await self._run(
             self._patient,
-            lambda: self._queries.timeline(request.client_id, request.as_of, token.position, token.start, size),
+            lambda: self._queries.timeline(request.client_id, token.instant, token.between, token.start, size),
         )
         following = ""
         if page.following >= 0:
-            following = PageToken(request.client_id, request.as_of, page.position, page.following).text()
+            following = PageToken(*asked, page.commit.recorded_at, page.following).text()
         return pb.GetTimelineResponse(
             client_id=page.client_id,
             entries=map(wire.entry, page.entries),
             next_page_token=following,
-            position=page.position,
+            position=page.commit.position,
+            as_of=page.commit.recorded_at,
+            withheld=page.withheld,
         )
 
     async def WatchClient(  # noqa: N802 -- named by the contract
         self, request: pb.WatchClientRequest, context: Context
     ) -> AsyncIterator[pb.WatchClientResponse]:
         """Each new entry, read from the log at the caller's own pace."""
-        _check(*_whom(request.client_id), *_within("after_position", request.after_position, 0, 1 << 62))
+        _check(*_whom(request.client_id), *_within("after_position", request.after_position, 0, LATEST))
         asked = request.client_id
         seen = await self._run(self._patient, lambda: self._queries.begin_watching(asked, request.after_position))
         while True:
@@ -175,9 +186,14 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
         _check(*_required("token", request.token), *_required("channel", request.channel))
         command = AcceptHandoff(request.token, request.channel, request.accepted_by, self._clock())
         client_id, handoff = await self._writer.submit(self._works.accept, Asked(command, current_traceparent()))
-        told = await self._run(self._quick, lambda: self._context(client_id, (), request.channel, compact=False))
+        told = await self._run(
+            self._quick, lambda: self._queries.context(client_id, (), request.channel, self._clock())
+        )
         return pb.AcceptHandoffResponse(
-            handoff_id=handoff.handoff_id, client_id=told.client_id, note=handoff.note, context=told
+            handoff_id=handoff.handoff_id,
+            client_id=told.context.who.client_id,
+            note=handoff.note,
+            context=wire.full_context(told),
         )
 
     async def DefineJourney(  # noqa: N802 -- named by the contract
@@ -259,17 +275,6 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
         if clients:
             self._log.info("told_again", clients=clients)
         return clients
-
-    def _context(
-        self,
-        client_id: str,
-        identifiers: Sequence[interaction_pb2.Identifier],
-        channel: str,
-        *,
-        compact: bool,
-    ) -> pb.ResumeContextResponse:
-        told, position = self._queries.context(client_id, identifiers, channel, self._clock())
-        return wire.compact_context(told, position) if compact else wire.full_context(told, position)
 
     def _version(self, journey: str) -> int:
         return next((each.version for each in self._queries.definitions() if each.journey == journey), 0)

@@ -9,9 +9,9 @@ import struct
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from throughline_kernel import InvalidError, Violation
+from throughline_kernel import Interval, InvalidError, Violation
 
-_FORM: Final = struct.Struct(">16sqqi")
+_FORM: Final = struct.Struct(">16sqqqqi")
 _SUM: Final = 4
 
 
@@ -21,16 +21,19 @@ def new_token() -> str:
 
 
 class PageToken(NamedTuple):
-    """Where a history goes on: whose, at which cut of the log, from which entry."""
+    """Where a history goes on: whose, as of when and of which interval as it was asked for, then the instant that the
+    answer stands on, and from which entry.
+    """
 
     client_id: str
     as_of: int
-    position: int
+    between: Interval
+    instant: int
     start: int
 
     def text(self) -> str:
         """The token as a caller gets it."""
-        raw = _FORM.pack(bytes.fromhex(self.client_id), self.as_of, self.position, self.start)
+        raw = _FORM.pack(bytes.fromhex(self.client_id), self.as_of, *self.between, self.instant, self.start)
         return base64.urlsafe_b64encode(raw + _sum(raw)).decode().rstrip("=")
 
 
@@ -48,12 +51,12 @@ def read_page_token(text: str) -> PageToken:
             Violation(
                 "page_token",
                 "is one of ours",
-                "give next_page_token as it came, with the same client and instant",
+                "give next_page_token as it came, with the same client, instant and interval",
                 "PAGE_TOKEN_INVALID",
             )
         )
-    client, as_of, position, start = _FORM.unpack(raw[: _FORM.size])
-    return PageToken(client.hex(), as_of, position, start)
+    client, as_of, begin, end, instant, start = _FORM.unpack(raw[: _FORM.size])
+    return PageToken(client.hex(), as_of, Interval(begin, end), instant, start)
 
 
 def _sum(raw: bytes) -> bytes:

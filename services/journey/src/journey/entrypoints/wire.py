@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
+from journey.application.queries import Told
 from journey.application.timeline import Entry
 from journey.domain.context import Context
 from journey.domain.variants import Variants
@@ -37,22 +38,22 @@ _Fact: TypeAlias = (
 )
 
 
-def full_context(context: Context, position: int) -> pb.ResumeContextResponse:
+def full_context(told: Told) -> pb.ResumeContextResponse:
     """All of it."""
-    response = _head(context, position)
-    for name, facts in _facts(context).items():
+    response = _head(told)
+    for name, facts in _facts(told.context).items():
         getattr(response, name).extend(facts)
     return response
 
 
-def compact_context(context: Context, position: int) -> pb.ResumeContextResponse:
+def compact_context(told: Told) -> pb.ResumeContextResponse:
     """At most 4,096 bytes serialised: the most urgent first, as long as there is room; `omitted` counts the rest.
 
     Long texts are cut, and each fact keeps the event ids that decide. A fact that finds no room is counted,
     and smaller ones behind it may still find some.
     """
-    facts = {name: [_short(fact) for fact in facts] for name, facts in _facts(context).items()}
-    response = _head(context, position)
+    facts = {name: [_short(fact) for fact in facts] for name, facts in _facts(told.context).items()}
+    response = _head(told)
     kept: dict[str, list[_Fact]] = {name: [] for name in LISTS}
     room = COMPACT_BYTES - response.ByteSize() - _OMITTED
     for name, fact in _by_urgency(facts):
@@ -91,14 +92,16 @@ def _by_urgency(facts: dict[str, list[_Fact]]) -> Iterable[tuple[str, _Fact]]:
             yield name, fact
 
 
-def _head(context: Context, position: int) -> pb.ResumeContextResponse:
+def _head(told: Told) -> pb.ResumeContextResponse:
+    context = told.context
     return pb.ResumeContextResponse(
         client_id=context.who.client_id,
         known_person=context.who.known_person,
         first_seen_at=context.first_seen_at,
         last_seen_at=context.last_seen_at,
         interactions=context.interactions,
-        position=position,
+        position=told.position,
+        withheld=told.withheld,
     )
 
 

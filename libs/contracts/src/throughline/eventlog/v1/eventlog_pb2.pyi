@@ -143,6 +143,32 @@ class EventChunk(_message.Message):
 Global___EventChunk: _TypeAlias = EventChunk  # noqa: Y015
 
 @_typing.final
+class Interval(_message.Message):
+    """An interval of event time: when things happened, whenever they were recorded. Microseconds since epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """From this instant on; 0 means from the beginning."""
+    end: _builtins.int
+    """Before this instant; 0 means without an end. Must be later than `start`."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
+
+@_typing.final
 class Tally(_message.Message):
     """Counts what one source offered and what became of it (law 6). `offered` is the sum of the other five."""
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from throughline.eventlog.v1 import eventlog_pb2 as _eventlog_pb2
 from throughline.ingestion.v1 import interaction_pb2 as _interaction_pb2
 from throughline.journey.v1 import definitions_pb2 as _definitions_pb2
 import builtins as _builtins
@@ -50,11 +51,16 @@ class ResumeContextRequest(_message.Message):
     IDENTIFIERS_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     FORM_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """An id or alias ..."""
     channel: _builtins.str
     """The channel that asks."""
     form: Global___ContextForm.ValueType
+    as_of: _builtins.int
+    """As this service knew it at that instant, judged by that clock (microseconds); 0 means now. Identifiers mean whom they
+    mean now.
+    """
     @_builtins.property
     def identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_interaction_pb2.Identifier]:
         """... or identifiers in the clear."""
@@ -66,10 +72,11 @@ class ResumeContextRequest(_message.Message):
         identifiers: _abc.Iterable[_interaction_pb2.Identifier] | None = ...,
         channel: _builtins.str = ...,
         form: Global___ContextForm.ValueType = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "client_id", b"client_id", "form", b"form", "identifiers", b"identifiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "channel", b"channel", "client_id", b"client_id", "form", b"form", "identifiers", b"identifiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,6 +376,7 @@ class ResumeContextResponse(_message.Message):
     LOYALTY_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     known_person: _builtins.bool
     first_seen_at: _builtins.int
@@ -376,6 +384,8 @@ class ResumeContextResponse(_message.Message):
     interactions: _builtins.int
     position: _builtins.int
     """Position of journey's log that this answer stands on."""
+    withheld: _builtins.int
+    """Interactions, items of feedback and cases left out of an earlier instant, since their client was forgotten since."""
     @_builtins.property
     def alias_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -419,10 +429,11 @@ class ResumeContextResponse(_message.Message):
         loyalty: _abc.Iterable[Global___Loyalty] | None = ...,
         position: _builtins.int = ...,
         omitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_ids", b"alias_ids", "answers", b"answers", "campaigns", b"campaigns", "channels_used", b"channels_used", "client_id", b"client_id", "first_seen_at", b"first_seen_at", "interactions", b"interactions", "known_person", b"known_person", "last_seen_at", b"last_seen_at", "last_steps", b"last_steps", "loyalty", b"loyalty", "next_steps", b"next_steps", "omitted", b"omitted", "open_matters", b"open_matters", "position", b"position", "promises", b"promises"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_ids", b"alias_ids", "answers", b"answers", "campaigns", b"campaigns", "channels_used", b"channels_used", "client_id", b"client_id", "first_seen_at", b"first_seen_at", "interactions", b"interactions", "known_person", b"known_person", "last_seen_at", b"last_seen_at", "last_steps", b"last_steps", "loyalty", b"loyalty", "next_steps", b"next_steps", "omitted", b"omitted", "open_matters", b"open_matters", "position", b"position", "promises", b"promises", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -492,11 +503,16 @@ class GetTimelineRequest(_message.Message):
     AS_OF_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     as_of: _builtins.int
     """As this service knew it at that instant (recorded_at, microseconds); 0 means now."""
     page_size: _builtins.int
     page_token: _builtins.str
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Only what happened in this interval (occurred_at)."""
+
     def __init__(
         self,
         *,
@@ -504,10 +520,11 @@ class GetTimelineRequest(_message.Message):
         as_of: _builtins.int = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "client_id", b"client_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "client_id", b"client_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,9 +538,16 @@ class GetTimelineResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     next_page_token: _builtins.str
     position: _builtins.int
+    """Position of journey's log that this answer stands on."""
+    as_of: _builtins.int
+    """The instant that this answer stands on: ask as of it for the same answer."""
+    withheld: _builtins.int
+    """Interactions, items of feedback and cases that are left out, since their client was forgotten since."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]: ...
     def __init__(
@@ -533,10 +557,12 @@ class GetTimelineResponse(_message.Message):
         entries: _abc.Iterable[Global___TimelineEntry] | None = ...,
         next_page_token: _builtins.str = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
+        withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "entries", b"entries", "next_page_token", b"next_page_token", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "client_id", b"client_id", "entries", b"entries", "next_page_token", b"next_page_token", "position", b"position", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,14 +85,16 @@ class JourneyServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ResumeContext(self, request, context):
-        """What a channel should know about this client now, each fact with the event ids it stands on.
+        """What a channel should know about this client, each fact with the event ids it stands on, now or at an earlier instant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTimeline(self, request, context):
-        """The client's history over all channels, oldest first, paged, as of now or of an earlier instant.
+        """The client's history over all channels, oldest first, paged, as of now or of an earlier instant, all of it or what
+        happened in an interval. Whoever asks again as of the answer's `as_of` gets the same answer, whatever came later: late
+        events, merges, undone merges, restatements. What belongs to somebody forgotten since is left out and counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

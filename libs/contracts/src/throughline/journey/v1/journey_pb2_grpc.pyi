@@ -15,9 +15,12 @@ GRPC_VERSION: str
 class JourneyServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResumeContext: _aio.UnaryUnaryMultiCallable[_journey_pb2.ResumeContextRequest, _journey_pb2.ResumeContextResponse]
-    """What a channel should know about this client now, each fact with the event ids it stands on."""
+    """What a channel should know about this client, each fact with the event ids it stands on, now or at an earlier instant."""
     GetTimeline: _aio.UnaryUnaryMultiCallable[_journey_pb2.GetTimelineRequest, _journey_pb2.GetTimelineResponse]
-    """The client's history over all channels, oldest first, paged, as of now or of an earlier instant."""
+    """The client's history over all channels, oldest first, paged, as of now or of an earlier instant, all of it or what
+    happened in an interval. Whoever asks again as of the answer's `as_of` gets the same answer, whatever came later: late
+    events, merges, undone merges, restatements. What belongs to somebody forgotten since is left out and counted.
+    """
     WatchClient: _aio.UnaryStreamMultiCallable[_journey_pb2.WatchClientRequest, _journey_pb2.WatchClientResponse]
     """Sends each new entry of the client's history as it is noted, after an optional replay from a position."""
     OfferHandoff: _aio.UnaryUnaryMultiCallable[_journey_pb2.OfferHandoffRequest, _journey_pb2.OfferHandoffResponse]
@@ -39,7 +42,7 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_pb2.ResumeContextRequest,
         context: _aio.ServicerContext[_journey_pb2.ResumeContextRequest, _abc.Awaitable[_journey_pb2.ResumeContextResponse]],
     ) -> _abc.Awaitable[_journey_pb2.ResumeContextResponse]:
-        """What a channel should know about this client now, each fact with the event ids it stands on."""
+        """What a channel should know about this client, each fact with the event ids it stands on, now or at an earlier instant."""
 
     @_abc_1.abstractmethod
     def GetTimeline(
@@ -47,7 +50,10 @@ class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _journey_pb2.GetTimelineRequest,
         context: _aio.ServicerContext[_journey_pb2.GetTimelineRequest, _abc.Awaitable[_journey_pb2.GetTimelineResponse]],
     ) -> _abc.Awaitable[_journey_pb2.GetTimelineResponse]:
-        """The client's history over all channels, oldest first, paged, as of now or of an earlier instant."""
+        """The client's history over all channels, oldest first, paged, as of now or of an earlier instant, all of it or what
+        happened in an interval. Whoever asks again as of the answer's `as_of` gets the same answer, whatever came later: late
+        events, merges, undone merges, restatements. What belongs to somebody forgotten since is left out and counted.
+        """
 
     @_abc_1.abstractmethod
     def WatchClient(
