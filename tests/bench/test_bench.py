@@ -28,10 +28,12 @@ from throughline.eventlog.v1 import eventlog_pb2
 from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc
 from throughline.journey.v1 import journey_pb2
 from throughline_client.endpoints import SERVICES
+from throughline_client.installation import KEYS_FILE, Installation
 from throughline_client.sdk.settling import UPSTREAMS, taken_of
 from throughline_client.suite.suite import Suite
 from throughline_eventlog import StoreSettings, open_store
-from throughline_replay import StoredLog, make_folds, replay_log
+from throughline_replay import StoredLog, Unit, derive, make_folds, replay_log
+from throughline_replay.deriving import derivable
 from throughline_rpc import open_channel
 from throughline_testkit.postgres import PostgresServer
 
@@ -251,6 +253,7 @@ def whole_line(bench: Bench, interactions: int) -> None:
         memory(bench, suite, interactions)
         suite.stop()
         replay(bench, suite)
+        rederive(bench, suite)
 
 
 def through_the_line(bench: Bench, suite: Suite, file: Path, events: int, what: str) -> None:
@@ -447,6 +450,25 @@ def replay(bench: Bench, suite: Suite) -> None:
     bench.report.add(
         Figure(section, "all five logs", total / spent, "events/s", "SQLite", expected=30_000, note=f"{total:,} events")
     )
+
+
+def rederive(bench: Bench, suite: Suite) -> None:
+    """Every log that has upstream logs decided again from its beginning, by one process."""
+    section, total, spent = "re-derive, decided again and compared", 0, 0.0
+    installation = Installation.in_folder(suite.folder)
+    env = {"THROUGHLINE_KEYS_FILE": str(suite.folder / KEYS_FILE), "THROUGHLINE_KEY_STORE": installation.key_store}
+    for name in derivable():
+        began = time.perf_counter()
+        found = derive(Unit(name, installation.stores, env, bench.folder / "rederive" / f"{name}.db"))
+        seconds = time.perf_counter() - began
+        assert found.same
+        total, spent = total + found.events, spent + seconds
+        note = f"{found.events:,} events, on {found.taken:,} taken"
+        bench.report.add(Figure(section, name, found.events / seconds, "events/s", "SQLite", note=note))
+    bench.report.add(
+        Figure(section, "all four logs", total / spent, "events/s", "SQLite", expected=5_000, note=f"{total:,} events")
+    )
+    shutil.rmtree(bench.folder / "rederive")
 
 
 # What they have in common.

@@ -21,12 +21,14 @@ from throughline_eventlog import (
     Consumer,
     NatsServer,
     NewEvent,
+    Reader,
     Relay,
     Schemas,
     Store,
     StoreSettings,
     Writer,
     open_store,
+    read_steps,
 )
 from throughline_eventlog.streams import END_HEADER, EVENTS_HEADER, stream_config
 from throughline_kernel import Recorded, UnavailableError
@@ -82,6 +84,17 @@ def taken_in_order(store: Store, count: int) -> None:
         assert reader.count("things") == count
 
 
+def steps_tell_what_was_taken(upstream: Reader, reader: Reader, stream: str) -> None:
+    """Each step names the upstream events that led to its own, and together they lead to all there are."""
+    own: list[bytes] = []
+    for step in read_steps(reader):
+        assert step.name == stream
+        led_to = [event.payload for event in reader.read(step.before, until=step.after)]
+        assert led_to == [event.payload for event in upstream.read(step.first - 1, until=step.last)]
+        own += led_to
+    assert own == [event.payload for event in reader.read()]
+
+
 async def publish_chunk(connection: Connection, subject: str, start: int, numbers: range, schema: int = 1) -> None:
     """A chunk made by hand; position n + 1 is event n."""
     events = [
@@ -129,6 +142,7 @@ async def test_a_log_is_taken_whole_and_in_order(
         assert inbox is not None
         assert inbox.position == consumer.position == upstream.last_position()
         assert inbox.created == (await nats.stream(relay.stream)).created
+        steps_tell_what_was_taken(upstream, reader, relay.stream)
     await writer.close()
 
 
@@ -347,7 +361,8 @@ async def test_a_poison_event_is_put_aside_alone(
     mended = Consumer(writer, nats, relay.stream, Noting(spoil=spoiling(b"334")))
     async with running(mended):
         await eventually(lambda: mended.poisoned == 1)
-    with down.snapshot() as reader:
+    with up.snapshot() as upstream, down.snapshot() as reader:
+        steps_tell_what_was_taken(upstream, reader, relay.stream)
         assert reader.count("things") == 699
         assert [json.loads(value)["position"] for _, value in reader.scan(POISON)] == [positions[334]]
     await writer.close()

@@ -20,7 +20,10 @@ from throughline_eventlog import (
     Store,
     StoreSettings,
     StreamConflictError,
+    Transaction,
+    note_step,
     open_store,
+    read_steps,
 )
 from throughline_eventlog.application import StoredEnvelope
 from throughline_eventlog.store import Tail
@@ -488,3 +491,28 @@ def test_a_conflict_names_the_row_among_many(store: Store) -> None:
     assert refused.value.metadata == {"stream_id": stream_of(250).hex(), "version": "1"}
     with store.snapshot() as reader:
         assert reader.count_events() == 1
+
+
+def test_steps_come_back_in_the_order_in_which_they_were_taken(store: Store) -> None:
+    """With the own events that they led to: also where two fall into one commit, or one leads to nothing."""
+    taken: list[tuple[str, int, int, int, int]] = []
+
+    def step(tx: Transaction, name: str, first: int, last: int, events: int) -> None:
+        before = tx.last_position()
+        tx.append([noted(f"{name} {first} {number}") for number in range(events)])
+        note_step(tx, name, before, first, last)
+        taken.append((name, before, tx.last_position(), first, last))
+
+    with store.transaction() as tx:
+        step(tx, "TL_UP_0", 1, 7, 3)
+        tx.append([noted("asked for in between")])
+        step(tx, "TL_ANOTHER_0", 1, 2, 0)
+        step(tx, "TL_ANOTHER_0", 3, 3, 2)
+    with store.transaction() as tx:
+        step(tx, "sweep", 500, 0, 1)
+        step(tx, "TL_UP_0", 8, 8, 0)
+    with store.snapshot() as reader:
+        found = list(read_steps(reader))
+        assert [(each.name, each.before, each.after, each.first, each.last) for each in found] == taken
+        assert {each.now for each in found} == {event.recorded_at for event in reader.read()}
+        assert list(read_steps(reader, found[1].key)) == found[2:]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Restoration, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
+from throughline_eventlog.deriving import Derivation, NotAskedError
 from throughline_eventlog.errors import (
     InboxConflictError,
     LogUnavailableError,
@@ -20,6 +21,7 @@ from throughline_eventlog.observing import BatchKind, Observer
 from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
 from throughline_eventlog.schemas import SCHEMAS, Schemas, Upcaster
 from throughline_eventlog.settings import StoreSettings
+from throughline_eventlog.steps import Step, note_step, read_steps
 from throughline_eventlog.store import (
     POISON,
     Clock,
@@ -66,6 +68,7 @@ __all__ = [
     "Commit",
     "Connection",
     "Consumer",
+    "Derivation",
     "Grew",
     "Handler",
     "InboxConflictError",
@@ -76,12 +79,14 @@ __all__ = [
     "NatsServerError",
     "NewEvent",
     "NewerLogError",
+    "NotAskedError",
     "Observer",
     "Reader",
     "Relay",
     "Restoration",
     "Schemas",
     "SettingsError",
+    "Step",
     "Store",
     "StoreNotEmptyError",
     "StoreSettings",
@@ -91,7 +96,9 @@ __all__ = [
     "Work",
     "Writer",
     "log_unavailable",
+    "note_step",
     "open_store",
+    "read_steps",
     "stream_name",
     "subject_name",
     "wall_clock",

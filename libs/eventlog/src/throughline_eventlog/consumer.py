@@ -25,6 +25,7 @@ from throughline_eventlog.errors import InboxConflictError, NewerLogError, Posit
 from throughline_eventlog.observing import Observer, Unobserved, some_traceparents
 from throughline_eventlog.records import InboxPosition, LoggedRow
 from throughline_eventlog.schemas import SCHEMAS, Schemas
+from throughline_eventlog.steps import note_step
 from throughline_eventlog.store import POISON, Transaction
 from throughline_eventlog.streams import EVENTS_HEADER
 from throughline_eventlog.writer import Writer
@@ -128,7 +129,9 @@ class _Taking:
         with self._observer.batch("consume", links, attributes) as traceparent:
             commits = tx.traceparent
             tx.traceparent = traceparent or commits
+            before = tx.last_position()
             self._handler(tx, events)
+            note_step(tx, self._stream, before, events[0].position, events[-1].position)
             tx.traceparent = commits
 
     def rolled_back(self) -> None:

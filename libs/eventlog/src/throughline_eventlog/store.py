@@ -25,6 +25,8 @@ LOG_FORMAT: Final = 1
 TAIL_BYTES: Final = 8 * 1024 * 1024
 POISON: Final = "poison"
 """Events that a handler could not take, kept whole to be redriven."""
+STEPS: Final = "steps"
+"""Which upstream events were taken together, and when: see `steps`."""
 
 _TABLE: Final = re.compile(r"[a-z][a-z0-9_]{0,40}\Z")
 
@@ -284,7 +286,7 @@ def checked_tables(tables: Collection[str]) -> tuple[str, ...]:
     for table in tables:
         if not _TABLE.match(table):
             raise SettingsError(f"table {table!r}: lower-case letters, digits and _, at most 41, are allowed")
-    return (POISON, *sorted(set(tables) - {POISON}))
+    return (POISON, STEPS, *sorted(set(tables) - {POISON, STEPS}))
 
 
 def check_meta(meta: Mapping[str, str], service: str) -> None:

@@ -17,12 +17,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from throughline_client.commands.running import BAD_INPUT, UNAVAILABLE, Failure, data_option, output_option, tell
 from throughline_client.commands.showing import print_json, print_table, when
 from throughline_client.endpoints import data_folder
+from throughline_client.installation import KEYS_FILE, Installation
 from throughline_client.suite import SuiteError, hold_folder
 from throughline_eventlog import NewerLogError, SettingsError
 from throughline_kernel import UnavailableError
 from throughline_portability.exporting import export_installation
 from throughline_portability.form import ExportError, Manifest
-from throughline_portability.installation import KEYS_FILE, Installation
 from throughline_portability.restoring import restore_installation
 from throughline_privacy import PrivacySettingsError
 
@@ -95,7 +95,7 @@ def restore(folder: Path, *, keys_file: Path | None, data: Path | None, from_env
 
 def _existing(folder: Path) -> Installation:
     installation = Installation.in_folder(folder)
-    if missing := [name for name in installation.stores if not (folder / f"{name}.db").exists()]:
+    if missing := installation.missing:
         raise ExportError(
             f"{folder}: holds no log of {', '.join(missing)}: name the data folder of a suite, or say "
             "--from-environment"

@@ -17,6 +17,7 @@ from throughline.identity.v1 import events_pb2 as identity_events
 from throughline.ingestion.v1 import events_pb2 as ingestion_events
 from throughline.journey.v1 import events_pb2 as journey_events
 from throughline.scoring.v1 import events_pb2 as scoring_events
+from throughline_client.installation import Installation
 from throughline_eventlog import ArchiveReader, Codec, LoggedRow, StoreSettings, open_store, wall_clock
 from throughline_portability.form import (
     CONTRACTS,
@@ -28,7 +29,6 @@ from throughline_portability.form import (
     Manifest,
     StoreSummary,
 )
-from throughline_portability.installation import Installation
 from throughline_privacy import open_key_store_at
 from throughline_replay import Replayed, make_folds
 

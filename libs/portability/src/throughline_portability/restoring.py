@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from throughline_client.installation import Installation
 from throughline_eventlog import (
     Bookkeeping,
     Codec,
@@ -27,7 +28,6 @@ from throughline_portability.form import (
     read_lines,
     read_manifest,
 )
-from throughline_portability.installation import Installation
 from throughline_privacy import WrappedKey, open_key_store_at
 from throughline_replay import Replayed, make_folds
 

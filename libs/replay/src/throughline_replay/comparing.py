@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from throughline_kernel import combine_digests, digest
 from throughline_replay.replaying import Replayed
-from throughline_replay.sources import EventSource, LiveState
+
+if TYPE_CHECKING:
+    from throughline_replay.sources import EventSource, LiveState
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def compare_client(replayed: Replayed, events: EventSource, live: LiveState, cli
         mine.append((key, digest(ours)))
         theirs.append((key, digest(state)))
         if difference is None and ours != state:
-            difference = _difference_within(key, state, ours)
+            difference = difference_within(key, state, ours)
     if not mine:
         return None
     return Comparison(
@@ -102,15 +104,16 @@ def _first_difference(replayed: Replayed, events: EventSource, live: LiveState) 
     for key in sorted(live_digests.keys() | states.keys()):
         mine = states.get(key)
         if mine is None or live_digests.get(key) != digest(mine):
-            return _difference_within(key, live.state(key)[1], mine or b"")
+            return difference_within(key, live.state(key)[1], mine or b"")
     # The digests of the wholes differed but no aggregate does: the live state moved between the two readings.
     return Difference("(none left)", "", "the live state changed while it was compared", "compare again")
 
 
-def _difference_within(key: str, live: bytes, replayed: bytes) -> Difference:
+def difference_within(key: str, live: bytes, replayed: bytes) -> Difference:
+    """The first difference within one aggregate, given as canonical JSON; empty where one side has none."""
     if not live or not replayed:
         return Difference(key, "", _shown(live), _shown(replayed))
-    path, here, there = _first_path(json.loads(live), json.loads(replayed), "")
+    path, here, there = first_path(json.loads(live), json.loads(replayed), "")
     return Difference(key, path, json.dumps(here)[:200], json.dumps(there)[:200])
 
 
@@ -118,17 +121,18 @@ def _shown(state: bytes) -> str:
     return state.decode()[:200] if state else "absent"
 
 
-def _first_path(here: Any, there: Any, path: str) -> tuple[str, object, object]:
+def first_path(here: Any, there: Any, path: str) -> tuple[str, object, object]:
+    """The first place, in name order, where two JSON values differ: its path below `path`, and the value of either."""
     if isinstance(here, dict) and isinstance(there, dict):
         left, right = cast("dict[str, Any]", here), cast("dict[str, Any]", there)
         for name in sorted(left.keys() | right.keys()):
             if left.get(name) != right.get(name):
-                return _first_path(left.get(name), right.get(name), f"{path}.{name}" if path else name)
+                return first_path(left.get(name), right.get(name), f"{path}.{name}" if path else name)
     if isinstance(here, list) and isinstance(there, list):
         ours, theirs = cast("list[Any]", here), cast("list[Any]", there)
         for index in range(max(len(ours), len(theirs))):
             mine = ours[index] if index < len(ours) else None
             other = theirs[index] if index < len(theirs) else None
             if mine != other:
-                return _first_path(mine, other, f"{path}[{index}]")
+                return first_path(mine, other, f"{path}[{index}]")
     return path, cast("object", here), cast("object", there)

@@ -11,8 +11,8 @@ from journey.domain.facts import DAY, HOUR
 from journey.domain.handoffs import AcceptHandoff, OfferHandoff, accept, offer, token_hash
 from throughline_kernel import InvalidError, PreconditionError
 
-OFFER = OfferHandoff("c" * 32, "call_centre", "store", "fitting", "", 0, "secret", 1_000)
-ACCEPT = AcceptHandoff("secret", "store", "agent-1", 2_000)
+OFFER = OfferHandoff("c" * 32, "call_centre", "store", "fitting", "", 0, token_hash("secret"), 1_000)
+ACCEPT = AcceptHandoff(token_hash("secret"), "store", "agent-1", 2_000)
 
 
 def test_an_offer_is_good_for_an_hour_unless_said_otherwise() -> None:

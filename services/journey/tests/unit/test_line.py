@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from journey.application.timeline import standing
-from journey.domain.handoffs import AcceptHandoff, OfferHandoff
+from journey.domain.handoffs import AcceptHandoff, OfferHandoff, token_hash
 from throughline.feedback.v1 import events_pb2 as feedback_pb2
 from throughline_kernel import ALWAYS, InvalidError, NotFoundError, PreconditionError, Refusal, hex_id
 
@@ -70,7 +70,7 @@ def test_a_forgotten_client_is_empty_and_says_so(line: Any, say: SimpleNamespace
     log.attributed(ann, say.fact(0, "instagram", "post", group="social"))
     line.identity(log.events)
     line.feedback([feedback.received(ann, hex_id("f"), 1, kind=1, score=9)])
-    line.offer(OfferHandoff(ann, "web", "store", "", "", 0, "token", say.START))
+    line.offer(OfferHandoff(ann, "web", "store", "", "", 0, token_hash("token"), say.START))
     line.identity([log.forgotten(ann)])
     assert line.live() == line.replayed() == {}
     with line.store.snapshot() as reader:
@@ -78,7 +78,7 @@ def test_a_forgotten_client_is_empty_and_says_so(line: Any, say: SimpleNamespace
     with pytest.raises(PreconditionError) as refused:
         line.queries.context(ann, (), "store", say.START)
     assert refused.value.reason == "CLIENT_FORGOTTEN"
-    (again,) = line.accept(AcceptHandoff("token", "store", "", say.START))
+    (again,) = line.accept(AcceptHandoff(token_hash("token"), "store", "", say.START))
     assert isinstance(again, NotFoundError)
     line.feedback([feedback.received(ann, hex_id("g"), 2, kind=1, score=2)])
     assert line.live() == {}
@@ -92,7 +92,7 @@ def test_an_alias_is_answered_for_ever(line: Any, say: SimpleNamespace, ann: str
     visit = say.fact(0, "web", "visit", group="site")
     log.attributed(bob, visit)
     line.identity(log.events)
-    line.offer(OfferHandoff(bob, "web", "store", "help", "", 0, "token", say.START))
+    line.offer(OfferHandoff(bob, "web", "store", "help", "", 0, token_hash("token"), say.START))
     line.identity([log.merged(ann, bob), log.reattributed(ann, bob, visit)])
     told = line.queries.context(bob, (), "store", say.START + 1).context
     assert told.who.client_id == ann
@@ -101,7 +101,7 @@ def test_an_alias_is_answered_for_ever(line: Any, say: SimpleNamespace, ann: str
     assert [matter.kind for matter in told.open_matters] == ["handoff"]
     page = line.queries.timeline(bob, 0, ALWAYS, 0, 10)
     assert {entry.type for entry in page.entries} == {"interaction", "handoff_offered"}
-    (taken,) = line.accept(AcceptHandoff("token", "store", "", say.START + 1))
+    (taken,) = line.accept(AcceptHandoff(token_hash("token"), "store", "", say.START + 1))
     assert taken[0] == bob
 
 
@@ -123,9 +123,10 @@ def test_of_two_accepts_in_one_transaction_one_wins(line: Any, say: SimpleNamesp
     log = say.Upstream("identity")
     log.opened(ann)
     line.identity(log.events)
-    line.offer(OfferHandoff(ann, "web", "store", "", "", 0, "token", say.START))
+    line.offer(OfferHandoff(ann, "web", "store", "", "", 0, token_hash("token"), say.START))
     one, other = line.accept(
-        AcceptHandoff("token", "store", "a", say.START + 1), AcceptHandoff("token", "store", "b", say.START + 1)
+        AcceptHandoff(token_hash("token"), "store", "a", say.START + 1),
+        AcceptHandoff(token_hash("token"), "store", "b", say.START + 1),
     )
     assert one[1].accepted_by == "a"
     assert isinstance(other, Refusal)
@@ -138,7 +139,7 @@ def test_an_offer_names_only_a_journey_of_the_client(line: Any, say: SimpleNames
     log = say.Upstream("identity")
     log.opened(ann)
     line.identity(log.events)
-    refused = line.offer(OfferHandoff(ann, "web", "store", "", "f" * 32, 0, "token", say.START))
+    refused = line.offer(OfferHandoff(ann, "web", "store", "", "f" * 32, 0, token_hash("token"), say.START))
     assert isinstance(refused, InvalidError)
     assert refused.violations[0].field == "journey_id"
 
@@ -211,9 +212,9 @@ def test_the_timeline_as_of_an_instant_is_what_was_answered_then(
         lambda: line.identity([log.attributed(ann, visit)]),
         lambda: line.identity([log.attributed(ann, post)]),
         lambda: line.feedback([feedback.received(ann, hex_id("f"), 1, kind=1, score=3)]),
-        lambda: line.offer(OfferHandoff(ann, "web", "store", "", "", 0, "token", say.START)),
+        lambda: line.offer(OfferHandoff(ann, "web", "store", "", "", 0, token_hash("token"), say.START)),
         lambda: line.identity([log.reattributed(bob, ann, post)]),
-        lambda: line.accept(AcceptHandoff("token", "store", "", say.START + 9)),
+        lambda: line.accept(AcceptHandoff(token_hash("token"), "store", "", say.START + 9)),
         lambda: line.identity([log.attributed(ann, say.fact(2, "store", "visit"))]),
     ]
     answered = []

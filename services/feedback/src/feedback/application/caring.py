@@ -12,11 +12,13 @@ from feedback.domain.cases import Act, Case, CaseState
 from feedback.domain.lifecycle import Command, case_withdrawn, decide, escalate
 from feedback.domain.routing import RouteSet, check_routes, check_version
 from throughline.feedback.v1 import events_pb2 as events
-from throughline_eventlog import Clock, NewEvent, Transaction, Writer
+from throughline_eventlog import Clock, NewEvent, Transaction, Writer, note_step
 from throughline_kernel import NotFoundError, Refusal
 
 SWEEP: Final = 500
 """Cases escalated in one transaction at most."""
+SWEPT: Final = "sweep"
+"""The step that a sweep leaves, with the time that it was given."""
 
 
 def case_not_found(case_id: str) -> NotFoundError:
@@ -39,9 +41,9 @@ class Caring:
     def __init__(self, writer: Writer, desk: Desk, clock: Clock) -> None:
         self._writer = writer
         self._clock = clock
-        self._commands = _CommandWork(desk)
-        self._sweeps = _SweepWork(desk)
-        self._publications = _PublishWork(desk)
+        self._commands = CommandWork(desk)
+        self._sweeps = SweepWork(desk)
+        self._publications = PublishWork(desk)
 
     def now(self) -> int:
         """Microseconds since epoch."""
@@ -64,25 +66,29 @@ class Caring:
         Raises InvalidError ROUTES_INVALID, ConflictError ROUTES_VERSION_STALE.
         """
         check_routes(routes)
-        offer = _Publication(routes, published_by, self._clock(), cause)
+        offer = Publication(routes, published_by, self._clock(), cause)
         return await self._writer.submit(self._publications, offer)
 
     async def publish_first(self, routes: RouteSet) -> None:
         """Publishes routes where none hold yet: a log without routes could sort nothing."""
         check_routes(routes)
         await self._writer.submit(
-            self._publications, _Publication(replace(routes, version=1), "installation", self._clock(), first=True)
+            self._publications, Publication(replace(routes, version=1), "installation", self._clock(), first=True)
         )
 
 
-class _CommandWork:
+class CommandWork:
+    """Does what people ask for to cases."""
+
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
     def rolled_back(self) -> None:
+        """Forgets what was remembered."""
         self._desk.rolled_back()
 
     def __call__(self, tx: Transaction, items: Sequence[tuple[Command, Cause]], /) -> Sequence[Case | Refusal]:
+        """The case as it is then, for each."""
         changes = self._desk.open(tx)
         results: list[Case | Refusal] = []
         for command, cause in items:
@@ -100,16 +106,18 @@ class _CommandWork:
         return case if act is None else _do(changes, held, case, act, cause)
 
 
-class _SweepWork:
+class SweepWork:
     """Escalates what is due. A case that is looked at and has nothing to escalate any more is skipped."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
     def rolled_back(self) -> None:
+        """Forgets what was remembered."""
         self._desk.rolled_back()
 
     def __call__(self, tx: Transaction, items: Sequence[int], /) -> Sequence[int]:
+        """How many were escalated at each time."""
         return [self._one(tx, now) for now in items]
 
     def _one(self, tx: Transaction, now: int) -> int:
@@ -117,7 +125,7 @@ class _SweepWork:
         if not self._desk.version:
             return 0
         routes = self._desk.policies[self._desk.version]
-        escalated = 0
+        before, escalated = tx.last_position(), 0
         for key, _ in list(tx.scan(tables.DEADLINES, limit=SWEEP)):
             if tables.due_of(key) >= now:
                 break
@@ -129,11 +137,15 @@ class _SweepWork:
                 _do(changes, held, case, replace(act, at=at), NO_CAUSE)
                 escalated += 1
         changes.write()
+        if escalated:
+            note_step(tx, SWEPT, before, now)
         return escalated
 
 
 @dataclass(frozen=True, slots=True)
-class _Publication:
+class Publication:
+    """Routes to be published at `at`; with `first`, only where none hold yet."""
+
     routes: RouteSet
     published_by: str
     at: int
@@ -141,14 +153,18 @@ class _Publication:
     first: bool = False
 
 
-class _PublishWork:
+class PublishWork:
+    """Puts routes into force."""
+
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
     def rolled_back(self) -> None:
+        """Forgets what was remembered."""
         self._desk.rolled_back()
 
-    def __call__(self, tx: Transaction, items: Sequence[_Publication], /) -> Sequence[Published | Refusal]:
+    def __call__(self, tx: Transaction, items: Sequence[Publication], /) -> Sequence[Published | Refusal]:
+        """The routes in force, for each."""
         results: list[Published | Refusal] = []
         for offer in items:
             try:
@@ -157,7 +173,7 @@ class _PublishWork:
                 results.append(refused)
         return results
 
-    def _one(self, tx: Transaction, offer: _Publication) -> Published:
+    def _one(self, tx: Transaction, offer: Publication) -> Published:
         changes = self._desk.open(tx)
         current = self._desk.version
         if current and (offer.first or self._again(offer.routes)):

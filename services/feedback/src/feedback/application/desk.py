@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -47,8 +47,9 @@ class Held:
 class Desk:
     """Clients' feedback in memory, as of the last transaction; used in the writer's thread alone."""
 
-    def __init__(self, *, max_weight: int = DEFAULT_WEIGHT) -> None:
+    def __init__(self, *, max_weight: int = DEFAULT_WEIGHT, make_router: Callable[[RouteSet], Router] = Router) -> None:
         self.policies: dict[int, RouteSet] = {}
+        self._make_router = make_router
         self._routers: dict[int, Router] = {}
         self._clients: OrderedDict[bytes, Held] = OrderedDict()
         self._weight = 0
@@ -78,7 +79,7 @@ class Desk:
         version = self.version
         found = self._routers.get(version)
         if found is None:
-            found = self._routers[version] = Router(self.policies[version])
+            found = self._routers[version] = self._make_router(self.policies[version])
         return found
 
     def get(self, owner: bytes) -> Held | None:

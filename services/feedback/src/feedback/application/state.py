@@ -35,7 +35,7 @@ class LiveState:
         return await self._read(
             lambda reader: (
                 reader.last_position(),
-                [(key, digest(state)) for key, state in _aggregates(reader)],
+                [(key, digest(state)) for key, state in aggregates(reader)],
             )
         )
 
@@ -74,7 +74,8 @@ class LiveState:
         return await asyncio.to_thread(read)
 
 
-def _aggregates(reader: Reader) -> Iterator[tuple[str, bytes]]:
+def aggregates(reader: Reader) -> Iterator[tuple[str, bytes]]:
+    """The whole state as it stands in the tables: (key, canonical JSON) in key order."""
     for owner, rows in groupby(reader.scan(tables.STATE), key=lambda row: row[0][:16]):
         found = _client(owner, rows)
         if found is not None:

@@ -86,9 +86,7 @@ class _Work:
         sealed = self._seal(list(fresh.values()))
         for feedback_id, offer in fresh.items():
             received = _received(offer, sealed.get(feedback_id))
-            received.client_id = client_of(changes, self._clients, received)
-            bind_everywhere(changes, received)
-            changes.receive(received, offer.submission.verbatim, offer.cause)
+            receive_directly(changes, self._clients, received, offer.submission.verbatim, offer.cause)
         changes.write()
         return [self._answer(changes, offer, fresh) for offer in items]
 
@@ -115,17 +113,7 @@ class _Work:
         feedback_id = offer.submission.feedback_id
         key = bytes.fromhex(feedback_id) + offer.content_mac
         if place.owner != tables.NOBODY and tx.get(tables.CONFLICTS, key) is None:
-            received = _received(offer, self._seal([offer]).get(feedback_id))
-            record = changes.draft_record(place.owner, feedback_id)
-            held = changes.held(place.owner, record.client_id)
-            received.client_id = record.client_id
-            changes.append(
-                held,
-                events.FeedbackConflicted(offered=received, received_content_mac=place.content_mac),
-                received.occurred_at,
-                offer.cause,
-            )
-            changes.put(tables.CONFLICTS, key, b"")
+            keep_conflict(changes, _received(offer, self._seal([offer]).get(feedback_id)), place, offer.cause)
             changes.write()
         return ConflictError(
             "FEEDBACK_CONFLICT",
@@ -133,6 +121,29 @@ class _Work:
             "first stands and this one is kept beside it; give an id of its own to what is new",
             {"feedback_id": feedback_id},
         )
+
+
+def receive_directly(
+    changes: Changes, clients: Clients, received: events.FeedbackReceived, words: str, cause: Cause
+) -> None:
+    """Takes an item that nobody submitted before, for the client that it means now."""
+    received.client_id = client_of(changes, clients, received)
+    bind_everywhere(changes, received)
+    changes.receive(received, words, cause)
+
+
+def keep_conflict(changes: Changes, offered: events.FeedbackReceived, place: tables.Place, cause: Cause) -> None:
+    """Keeps what was offered under a known item's id with other content, beside that item."""
+    record = changes.draft_record(place.owner, offered.feedback_id)
+    held = changes.held(place.owner, record.client_id)
+    offered.client_id = record.client_id
+    changes.append(
+        held,
+        events.FeedbackConflicted(offered=offered, received_content_mac=place.content_mac),
+        offered.occurred_at,
+        cause,
+    )
+    changes.put(tables.CONFLICTS, bytes.fromhex(offered.feedback_id) + offered.content_mac, b"")
 
 
 def _assignments(changes: Changes, owner: bytes, feedback_id: str) -> list[tuple[str, str, str, str, str]]:

@@ -50,13 +50,17 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class MergeClients:
-    """Makes two clients one. Ids have 16 bytes and may be aliases."""
+    """Makes two clients one. Ids have 16 bytes and may be aliases.
+
+    `speakers` are the personas, one of either client, that the decision is about where that is known already.
+    """
 
     client_id: bytes
     other_client_id: bytes
     decided_by: str
     reason: str
     traceparent: str = ""
+    speakers: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +214,7 @@ class Decisions:
             if ledger.merges.get(merge_id := decided_merge_id(one, other, number)) is None
         )
         settlement = self._settlement(ledger, merge_id, command.traceparent)
-        personas = self._speakers(ledger, settlement.rules, command, (one, other))
+        personas = command.speakers or self._speakers(ledger, settlement.rules, command, (one, other))
         decided = DecidedMerge(merge_id, (one, other), personas, command.decided_by, command.reason)
         _bind(ledger, merge_id, decided.personas, joined=True)
         settlement.settle(_members(ledger, one, other), decided=decided, because=Basis(MANUAL, (merge_id,)))

@@ -11,13 +11,15 @@ from journey.application.ports import Directory, Resolution
 from journey.application.records import Batch, Cause, Records
 from journey.domain.definitions import DefineJourney, JourneyDefinition, define
 from journey.domain.facts import Handoff
-from journey.domain.handoffs import AcceptHandoff, OfferHandoff, accept, offer, token_hash
+from journey.domain.handoffs import AcceptHandoff, OfferHandoff, accept, offer
 from throughline.journey.v1 import events_pb2
-from throughline_eventlog import NewEvent, Reader, Transaction
+from throughline_eventlog import NewEvent, Reader, Transaction, note_step
 from throughline_kernel import InvalidError, NotFoundError, PreconditionError, Refusal, Violation, hex_id
 
 RETELL_AT_ONCE: Final = 200
 SWEEP_AT_ONCE: Final = 500
+RETELL: Final = "retell"
+SWEEP: Final = "sweep"
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -99,7 +101,7 @@ class OfferHandoffs:
             from_channel=handoff.from_channel,
             to_channel=handoff.to_channel,
             note=handoff.note,
-            token_hash=token_hash(command.token),
+            token_hash=command.token_hash,
             expires_at=handoff.expires_at,
             journey_id=handoff.journey_id,
         )
@@ -113,7 +115,7 @@ class OfferHandoffs:
         )
         record.offer(handoff)
         row = rows.encode(rows.HandoffRow(who.client_id, handoff.handoff_id))
-        batch.tx.put(rows.HANDOFFS, token_hash(command.token), row)
+        batch.tx.put(rows.HANDOFFS, command.token_hash, row)
         batch.tx.put(rows.OFFERED, bytes.fromhex(who.client_id), b"\x01")
         return handoff
 
@@ -142,7 +144,7 @@ class AcceptHandoffs:
         return results
 
     def _accept(self, batch: Batch, command: AcceptHandoff, traceparent: str) -> tuple[str, Handoff]:
-        row = batch.tx.get(rows.HANDOFFS, token_hash(command.token))
+        row = batch.tx.get(rows.HANDOFFS, command.token_hash)
         found = None if row is None else rows.handoff_row(row)
         record = None if found is None else self._records.load(batch, (found.client_id,))[found.client_id]
         handoff = None if found is None or record is None else record.handoffs.get(found.handoff_id)
@@ -241,14 +243,17 @@ class Retell:
         if reached is None:
             return Retold(0, more=False)
         keys = [key for key, _ in tx.scan(rows.CLIENTS, after=reached, limit=at_once)]
+        before = tx.last_position()
         if not keys:
             tx.delete(rows.META, rows.RETELLING)
+            note_step(tx, RETELL, before, at_once)
             return Retold(0, more=False)
         batch = Batch(tx)
         for record in self._records.read(tx, [key.hex() for key in keys], batch, rewrite=True):
             batch.records[record.client_id] = record
         self._records.save(batch)
         tx.put(rows.META, rows.RETELLING, keys[-1])
+        note_step(tx, RETELL, before, at_once)
         return Retold(len(keys), more=True)
 
 
@@ -275,6 +280,7 @@ class Sweep:
             due.append(key)
         if not due:
             return False
+        before = tx.last_position()
         batch = Batch(tx)
         records = self._records.load(batch, {key[8:24].hex() for key in due})
         for key in due:
@@ -288,6 +294,7 @@ class Sweep:
                     where = rows.deadline_key(journey.deadline, bytes.fromhex(client_id), journey.journey_id)
                     tx.put(rows.DEADLINES, where, b"")
         self._records.save(batch)
+        note_step(tx, SWEEP, before, at_once)
         return len(due) == at_once
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from journey.application import codec, rows
 from journey.application.queries import Queries
-from journey.application.records import Records, replay
+from journey.application.records import Records, read_definitions, replay
 from journey.application.replay import WATERMARK_KEY, client_key, definition_key
 from journey.domain.definitions import Definitions
 from journey.domain.record import Record
@@ -137,3 +137,19 @@ class LiveState:
                     if not record.empty:
                         digests[client_id] = digest(canonical_json(record.canonical(cut.watermark)))
         return digests
+
+
+def aggregates(reader: Reader) -> Iterator[tuple[str, bytes]]:
+    """The whole state as it stands in the store: (key, canonical JSON) in key order."""
+    definitions, watermark = read_definitions(reader), rows.number(reader.get(rows.META, rows.WATERMARK))
+    cold = (key.hex() for key, _ in reader.scan(rows.CLIENTS))
+    while clients := list(islice(cold, _AT_ONCE)):
+        streams = reader.read_streams([codec.stream_of(client_id) for client_id in clients])
+        for client_id in clients:
+            record = Record(client_id, definitions, announcing=False)
+            replay(record, streams.get(codec.stream_of(client_id), ()))
+            if not record.empty:
+                yield client_key(client_id), canonical_json(record.canonical(watermark))
+    for definition in definitions.all():
+        yield definition_key(definition.journey), canonical_json(codec.definition_state(definition))
+    yield WATERMARK_KEY, canonical_json(watermark)

@@ -16,7 +16,7 @@ LONGEST_NOTE: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class OfferHandoff:
-    """Offer the client to `to_channel`. The token is random and comes in; only its hash is kept."""
+    """Offer the client to `to_channel`. The token is random; only its hash comes in and is kept."""
 
     client_id: str
     from_channel: str
@@ -25,15 +25,15 @@ class OfferHandoff:
     journey_id: str
     # Microseconds; 0 means one hour.
     valid_for: int
-    token: str
+    token_hash: bytes
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptHandoff:
-    """Take over on this channel."""
+    """Take over on this channel, with the token of this hash."""
 
-    token: str
+    token_hash: bytes
     channel: str
     accepted_by: str
     at: int
@@ -61,7 +61,7 @@ def offer(command: OfferHandoff) -> Handoff:
         broken.append(Violation("valid_for", "0 to 30 days in microseconds", "give 0 for one hour"))
     if broken:
         raise InvalidError.of(*broken)
-    handoff_id = hex_id("handoff", command.client_id, token_hash(command.token))
+    handoff_id = hex_id("handoff", command.client_id, command.token_hash)
     return Handoff(
         handoff_id,
         command.from_channel,

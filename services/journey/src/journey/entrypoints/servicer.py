@@ -23,7 +23,7 @@ from journey.application.ports import Clock
 from journey.application.queries import Queries
 from journey.application.watching import Bells
 from journey.domain.definitions import DefineJourney
-from journey.domain.handoffs import AcceptHandoff, OfferHandoff
+from journey.domain.handoffs import AcceptHandoff, OfferHandoff, token_hash
 from journey.domain.variants import DEFAULT_TOP, LARGEST_TOP
 from journey.entrypoints import wire
 from journey.entrypoints.tokens import PageToken, new_token, read_page_token
@@ -173,7 +173,7 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
             request.note,
             request.journey_id,
             request.valid_for,
-            token,
+            token_hash(token),
             self._clock(),
         )
         handoff = await self._writer.submit(self._works.offer, Asked(command, current_traceparent()))
@@ -184,7 +184,7 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
     ) -> pb.AcceptHandoffResponse:
         """Takes over, once."""
         _check(*_required("token", request.token), *_required("channel", request.channel))
-        command = AcceptHandoff(request.token, request.channel, request.accepted_by, self._clock())
+        command = AcceptHandoff(token_hash(request.token), request.channel, request.accepted_by, self._clock())
         client_id, handoff = await self._writer.submit(self._works.accept, Asked(command, current_traceparent()))
         told = await self._run(
             self._quick, lambda: self._queries.context(client_id, (), request.channel, self._clock())

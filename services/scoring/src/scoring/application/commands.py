@@ -136,16 +136,17 @@ class PublishFormulas:
 
     def __call__(self, tx: Transaction, items: Sequence[None]) -> Sequence[int]:
         """How many were new, for each item."""
-        return [self._publish(tx) for _ in items]
+        return [publish_formulas(tx) for _ in items]
 
-    @staticmethod
-    def _publish(tx: Transaction) -> int:
-        events: list[NewEvent] = []
-        for formula in formulas():
-            stream_id = stream("scoring.formula", formula.formula, str(formula.version))
-            if tx.last_version(stream_id):
-                continue
-            payload = pb.FormulaPublished(formula=formula).SerializeToString()
-            events.append(NewEvent(stream_id, 1, messages.FORMULA_PUBLISHED, payload, tx.now))
-        tx.append(events)
-        return len(events)
+
+def publish_formulas(tx: Transaction, only: tuple[str, int] | None = None) -> int:
+    """Writes the formulas that the log does not have, or the one of that name and version; gives how many."""
+    events: list[NewEvent] = []
+    for formula in formulas():
+        stream_id = stream("scoring.formula", formula.formula, str(formula.version))
+        if (only is not None and only != (formula.formula, formula.version)) or tx.last_version(stream_id):
+            continue
+        payload = pb.FormulaPublished(formula=formula).SerializeToString()
+        events.append(NewEvent(stream_id, 1, messages.FORMULA_PUBLISHED, payload, tx.now))
+    tx.append(events)
+    return len(events)

@@ -32,6 +32,12 @@ class Installation:
             "",
         )
 
+    @property
+    def missing(self) -> list[str]:
+        """The services of which there is no log in the data folder."""
+        files = {name: settings.environment.get("SQLITE_DBNAME") for name, settings in self.stores.items()}
+        return [name for name, file in files.items() if file and not Path(file).exists()]
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Installation:
         """That which the services' own settings name. Raises: SettingsError, which names the variable."""

@@ -1,0 +1,57 @@
+"""What a service offers to whoever decides again: its own handlers, without anything that sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from throughline_eventlog.store import Reader, Transaction
+from throughline_kernel import Recorded, Refusal
+
+
+class NotAskedError(Exception):
+    """An event of a service's own log follows neither from a step that was kept nor from anything that was asked."""
+
+    def __init__(self, event: Recorded) -> None:
+        super().__init__(
+            f"{event.type.rpartition('.')[2]} at position {event.position} was decided on upstream events by a version "
+            "of Throughline that did not keep which of them were taken together: it cannot be decided again"
+        )
+        self.event = event
+
+
+class Derivation(Protocol):
+    """Decides again what a service decided, with the code at hand; found through `throughline.derivations`.
+
+    Each call runs the works that the running service runs, in a transaction of a store of its own. `logged` are the
+    events that the log has in this place: to be looked at only for what people asked, and for what can be read no more.
+    """
+
+    @property
+    def service(self) -> str:
+        """Name of the service."""
+        ...
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """The tables that the service keeps beside its log."""
+        ...
+
+    def take(self, tx: Transaction, upstream: str, events: Sequence[Recorded], logged: Sequence[Recorded]) -> None:
+        """Takes events of another service's log, as one batch."""
+        ...
+
+    def work(self, tx: Transaction, name: str, number: int) -> None:
+        """Does what the service did by itself: `name` and `number` of the step."""
+        ...
+
+    def ask(self, tx: Transaction, logged: Sequence[Recorded]) -> Sequence[Refusal]:
+        """Does what people asked for, as the events of one commit say; gives what is refused now.
+
+        Raises NotAskedError for an event that nobody asks for.
+        """
+        ...
+
+    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
+        """The state in the tables, as in the running service's digest: (key, canonical JSON) in key order."""
+        ...

@@ -1,0 +1,51 @@
+"""Several logs decided again at once, each in a process of its own: one a service and partition."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing.sharedctypes import SynchronizedArray
+from typing import Any, Final
+
+from throughline_replay.deriving import Derived, Unit, derive
+
+LOOK_SECONDS: Final = 0.2
+
+_counted: SynchronizedArray[int] | None = None
+
+
+def derive_all(units: Sequence[Unit], workers: int, progress: Callable[[int, int], None]) -> list[Derived]:
+    """Decides each unit again, `workers` at a time; `progress` hears a unit's index and how many events it has done.
+
+    Results are in the order of the units. Raises what `derive` raises, of the first unit that fails.
+    """
+    # A fresh process for each: what this one has open, or imported, is not there.
+    spawn = multiprocessing.get_context("spawn")
+    counted = spawn.Array("Q", len(units))
+    with ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(counted,), max_tasks_per_child=1) as pool:
+        futures = [pool.submit(_derive, index, unit) for index, unit in enumerate(units)]
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            for index in range(len(units)):
+                progress(index, counted[index])
+            if failed := [future for future in done if future.exception() is not None]:
+                pool.shutdown(wait=True, cancel_futures=True)
+                failed[0].result()
+    return [future.result() for future in futures]
+
+
+def _begin(counted: Any) -> None:
+    global _counted  # noqa: PLW0603 # shared memory reaches a new process only as it starts
+    _counted = counted
+
+
+def _derive(index: int, unit: Unit) -> Derived:
+    counted = _counted
+    assert counted is not None  # noqa: S101 # set as the process starts
+
+    def count(events: int) -> None:
+        counted[index] += events
+
+    return derive(unit, count)

@@ -1,0 +1,91 @@
+"""Scoring's figures again, with the code at hand: its handlers, without bus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from scoring.adapters.who_is_who import DirectoryTables
+from scoring.application import messages
+from scoring.application.book import Book
+from scoring.application.commands import DefineMetrics, PublishScorecards, publish_formulas
+from scoring.application.intake import FeedbackIntake, IdentityIntake, JourneyIntake
+from scoring.application.rows import TABLES
+from scoring.application.state import aggregates
+from scoring.domain.scorecard import DEFAULT_MINIMUM
+from throughline.scoring.v1 import events_pb2 as pb
+from throughline.scoring.v1 import scoring_pb2 as api
+from throughline_directory import DIRECTORY_TABLES
+from throughline_eventlog import NotAskedError, Reader, Transaction
+from throughline_kernel import Recorded, Refusal
+
+_ASKED: Final = frozenset({messages.SCORE_COMPUTED, messages.METRIC_DEFINED, messages.FORMULA_PUBLISHED})
+
+
+class ScoringDerivation:
+    """See `Derivation`. `minimum` is how many answers an estimate needs to be told."""
+
+    service = "scoring"
+    tables = (*TABLES, *DIRECTORY_TABLES)
+
+    def __init__(self, minimum: int) -> None:
+        book = Book()
+        self._takes = {
+            "identity": IdentityIntake(book, DirectoryTables()),
+            "feedback": FeedbackIntake(book),
+            "journey": JourneyIntake(book),
+        }
+        self._publish = PublishScorecards(minimum)
+        self._define = DefineMetrics(book)
+
+    def take(self, tx: Transaction, upstream: str, events: Sequence[Recorded], logged: Sequence[Recorded]) -> None:
+        """Takes from identity, feedback and journey."""
+        self._takes[upstream](tx, events)
+
+    def work(self, tx: Transaction, name: str, number: int) -> None:
+        """Scoring does nothing by itself. Raises LookupError."""
+        raise LookupError(f"scoring has no work called {name}")
+
+    def ask(self, tx: Transaction, logged: Sequence[Recorded]) -> Sequence[Refusal]:
+        """Scorecards, metrics and formulas."""
+        refused: list[Refusal] = []
+        scored: set[tuple[int, str, str, str]] = set()
+        for event in logged:
+            if event.type not in _ASKED:
+                raise NotAskedError(event)
+            results: Sequence[object] = ()
+            if event.type == messages.FORMULA_PUBLISHED:
+                formula = pb.FormulaPublished.FromString(event.payload).formula
+                publish_formulas(tx, only=(formula.formula, formula.version))
+            elif event.type == messages.METRIC_DEFINED:
+                defined = pb.MetricDefined.FromString(event.payload)
+                request = api.DefineMetricRequest(definition=defined.definition, defined_by=defined.defined_by)
+                results = self._define(tx, [request])
+            else:
+                computed = pb.ScoreComputed.FromString(event.payload)
+                score = computed.score
+                figure = (score.subject_kind, score.subject, score.metric, score.aspect)
+                # A scorecard is as many events as it has figures; where one comes again, it was published again.
+                if figure in scored or figure[:2] not in {each[:2] for each in scored}:
+                    scored = {each for each in scored if each[:2] != figure[:2]}
+                    card = api.PublishScorecardRequest(
+                        subject_kind=score.subject_kind, subject=score.subject, published_by=computed.published_by
+                    )
+                    results = self._publish(tx, [card])
+                scored.add(figure)
+            refused += [each for each in results if isinstance(each, Refusal)]
+        return refused
+
+    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
+        """Clients, metrics and subjects."""
+        return aggregates(reader)
+
+
+def make_derivation(env: Mapping[str, str], instead: bytes = b"") -> ScoringDerivation:
+    """The derivation; SCORING_MINIMUM_N in `env` as for the service. Scoring has nothing to try instead.
+
+    Raises: ValueError where something is given instead.
+    """
+    if instead:
+        raise ValueError("scoring decides by formulas that come with the code: there is no rule to try instead")
+    return ScoringDerivation(int(env.get("SCORING_MINIMUM_N", "").strip() or DEFAULT_MINIMUM))
