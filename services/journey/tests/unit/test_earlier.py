@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from journey.domain.handoffs import OfferHandoff
+from journey.domain.handoffs import OfferHandoff, token_hash
 from throughline.identity.v1 import events_pb2 as identity_pb2
 from throughline_kernel import ALWAYS, Interval, InvalidError, NotFoundError, PreconditionError, hex_id
 
@@ -176,7 +176,7 @@ def test_who_was_forgotten_since_is_in_no_earlier_answer(world: World) -> None:
     ann, bob = world.say.client("ann"), world.say.client("bob")
     world.step("note", "bob", (1, KINDS[0]))
     world.step("note", "ann", (2, KINDS[1]))
-    world.line.offer(OfferHandoff(bob, "web", "store", "call back", "", 0, "token", world.instant()))
+    world.line.offer(OfferHandoff(bob, "web", "store", "call back", "", 0, token_hash("token"), world.instant()))
     alone = world.instant()
     world.step("merge", "ann", "bob")
     merged = world.instant()
