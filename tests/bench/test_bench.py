@@ -22,6 +22,7 @@ import pytest
 from bench import floors
 from bench.loads import CHANNELS, SOURCES, clients_of, email_of, load, probe, write_requests
 from bench.measuring import ROOT, Cpu, Figure, Report, memory_mb, percentile
+from bench.proving import evidence, proving
 from line import Line, connect, identifier, postgres_environment
 
 from throughline.eventlog.v1 import eventlog_pb2
@@ -44,7 +45,9 @@ FRESHNESS_RATE: Final = 500
 PROBED_CLIENTS: Final = 40
 PROBES_AT_ONCE: Final = 4
 LOOK_AGAIN: Final = 0.004
-SECTIONS: Final = ("ingestion", "postgres", "consumers", "line")
+# Interactions of the client whose evidence is packed: some five events each, over all logs.
+WITNESSED: Final = 200
+SECTIONS: Final = ("ingestion", "postgres", "consumers", "line", "proofs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +117,26 @@ def test_bench(request: pytest.FixtureRequest) -> None:
             consumers(bench)
         if "line" in only:
             whole_line(bench, max(interactions, size.line))
+        if "proofs" in only:
+            proofs(bench)
     finally:
         bench.report.print()
         bench.report.write(ROOT / ".throughline" / "bench.json")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def proofs(bench: Bench) -> None:
+    """What proving costs, and evidence of a client in a suite that holds others too."""
+    for figure in proving(bench.folder, bench.size.floor):
+        bench.report.add(figure)
+    with bench.suite("proofs") as suite:
+        asyncio.run(register(suite))
+        offer(suite, bench.requests(bench.size.floor // 10, 500), 4)
+        person = next(bench.seeds)
+        run(suite, lambda line: line.record([probe(person, 0, number) for number in range(WITNESSED)]))
+        run(suite, settle)
+        for figure in evidence(suite, email_of(person, 0)):
+            bench.report.add(figure)
 
 
 # Durable ingestion.

@@ -55,7 +55,13 @@ def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path)
         "TABLES": tables,
         "BACKUP": suite.folder / "backup",
         "RESTORED": suite.folder / "restored",
+        "EVIDENCE.zip": suite.folder / "evidence.zip",
+        "RANGE.zip": suite.folder / "range.zip",
+        "LATER.zip": suite.folder / "later.zip",
+        "VERIFIER_KEYS": suite.folder / "verifier-keys",
+        "CHECKPOINTS": suite.folder / "checkpoints",
         ".throughline/keys.json": suite.folder / "keys.json",
+        ".throughline/signing.keys": suite.folder / "signing.keys",
     }
     listed = commands()
     assert {command for _, command in listed} >= ELSEWHERE

@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_left_out() -> None:
 
 
 def test_the_reasons_given_here_are_in_the_contract() -> None:
-    """What the host and the log service refuse with is named for callers."""
+    """What the host, the log service and the proof service refuse with is named for callers."""
     named = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()}  # noqa: SIM118 -- a protobuf enum
     assert {
         "FIELD_INVALID",
@@ -137,4 +137,6 @@ def test_the_reasons_given_here_are_in_the_contract() -> None:
         "LOG_NEWER",
         "SHUTTING_DOWN",
         "UNEXPECTED",
+        "CHECKPOINT_NOT_FOUND",
+        "POSITION_NOT_FOUND",
     } == named - {"UNSPECIFIED"}

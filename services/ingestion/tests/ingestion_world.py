@@ -18,6 +18,7 @@ from throughline_eventlog import BusSettings, StoreSettings
 from throughline_kernel import combine_digests, digest
 from throughline_privacy import PrivacySettings, create_keys
 from throughline_rpc import HostSettings, open_channel
+from throughline_testkit.proofs import new_proof_settings
 
 NOW = 1_760_000_000_000_000
 STORE = interaction_pb2.ChannelTraits(name="Store", physical=True, assisted=True, group="retail")
@@ -47,6 +48,7 @@ def settings_for(folder: Path, store: StoreSettings, bus: BusSettings) -> Settin
         host=HostSettings("ingestion", health_interval_seconds=0.05, grace_seconds=5),
         store=store,
         bus=bus,
+        proofs=new_proof_settings(),
         privacy=PrivacySettings.from_env(
             {"THROUGHLINE_KEYS_FILE": str(keys), "THROUGHLINE_KEY_STORE": str(folder / "keys.db")}
         ),

@@ -18,6 +18,7 @@ from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import identity_pb2
 from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
 from throughline.journey.v1 import journey_pb2
+from throughline.proof.v1 import proof_pb2
 from throughline.scoring.v1 import scoring_pb2
 from throughline_client.endpoints import SERVICES, Endpoints
 from throughline_client.sdk.feedback import FeedbackClient
@@ -25,6 +26,7 @@ from throughline_client.sdk.identity import IdentityClient
 from throughline_client.sdk.ingestion import IngestionClient
 from throughline_client.sdk.journey import JourneyClient
 from throughline_client.sdk.logs import LogClient
+from throughline_client.sdk.proofs import ProofClient
 from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
@@ -32,6 +34,7 @@ from throughline_kernel import ALWAYS, Interval
 from throughline_rpc import RemoteRefusal, open_channel
 
 _LOG_SERVICE: ServiceDescriptor = eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"]
+_PROOF_SERVICE: ServiceDescriptor = proof_pb2.DESCRIPTOR.services_by_name["ProofService"]
 _DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
     "ingestion": ingestion_pb2.DESCRIPTOR.services_by_name["IngestionService"],
     "identity": identity_pb2.DESCRIPTOR.services_by_name["IdentityService"],
@@ -80,7 +83,9 @@ class Throughline:
         """The channel to a service, opened on first use. Raises: EndpointError."""
         channel = self._channels.get(service)
         if channel is None:
-            channel = open_channel(self.endpoints.address(service), [_DESCRIPTORS[service], _LOG_SERVICE])
+            channel = open_channel(
+                self.endpoints.address(service), [_DESCRIPTORS[service], _LOG_SERVICE, _PROOF_SERVICE]
+            )
             self._channels[service] = channel
         return channel
 
@@ -114,6 +119,12 @@ class Throughline:
         if service not in SERVICES:
             raise ValueError(f"{service!r} is no service; there are: {', '.join(SERVICES)}")
         return LogClient(self.channel(service), _DESCRIPTORS[service].full_name)
+
+    def proofs(self, service: str) -> ProofClient:
+        """What proves the log of one service. Raises: EndpointError, ValueError for an unknown service."""
+        if service not in SERVICES:
+            raise ValueError(f"{service!r} is no service; there are: {', '.join(SERVICES)}")
+        return ProofClient(self.channel(service))
 
     async def settled(self, seconds: float, told: Callable[[Sequence[Behind]], None] | None = None) -> list[Behind]:
         """Waits until everyone has taken everything that is in the logs; who has not, where that takes too long.

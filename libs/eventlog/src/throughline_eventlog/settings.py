@@ -95,6 +95,15 @@ class StoreSettings:
         """The embedded store in the given file."""
         return cls.from_env(service, {"PERSISTENCE_MODULE": SQLITE, "SQLITE_DBNAME": str(path)})
 
+    def beside(self, name: str) -> StoreSettings:
+        """A second store of the same service, `<service>_<name>`, in a file beside the log's or a schema of its own."""
+        if self.module == SQLITE:
+            file = Path(self.environment["SQLITE_DBNAME"])
+            place = {"SQLITE_DBNAME": str(file.with_name(f"{file.stem}-{name}{file.suffix}"))}
+        else:
+            place = {"POSTGRES_SCHEMA": f"{self.environment['POSTGRES_SCHEMA']}_{name}"}
+        return StoreSettings(f"{self.service}_{name}", {**self.environment, **place})
+
     @property
     def module(self) -> str:
         """The persistence module: `eventsourcing.sqlite` or `eventsourcing.postgres`."""

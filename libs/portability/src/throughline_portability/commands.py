@@ -163,9 +163,17 @@ def _report(manifest: Manifest, output: str, title: str) -> None:
         print_json(told)
         return
     print_table(
-        ["log", "events", "position", "last event", "state"],
+        ["log", "events", "position", "last event", "state", "root", "checkpoints"],
         [
-            [name, f"{store.events:,}", f"{store.position:,}", when(store.recorded_at), store.digest[:16]]
+            [
+                name,
+                f"{store.events:,}",
+                f"{store.position:,}",
+                when(store.recorded_at),
+                store.digest[:16],
+                store.root[:16],
+                manifest.proofs[name].checkpoints,
+            ]
             for name, store in manifest.stores.items()
         ],
         title=title,

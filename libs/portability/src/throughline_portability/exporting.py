@@ -16,6 +16,8 @@ from throughline.feedback.v1 import events_pb2 as feedback_events
 from throughline.identity.v1 import events_pb2 as identity_events
 from throughline.ingestion.v1 import events_pb2 as ingestion_events
 from throughline.journey.v1 import events_pb2 as journey_events
+from throughline.proof.v1 import proof_pb2
+from throughline.proof.v1.proof_pb2 import CheckpointSigned
 from throughline.scoring.v1 import events_pb2 as scoring_events
 from throughline_client.installation import Installation
 from throughline_eventlog import ArchiveReader, Codec, LoggedRow, StoreSettings, open_store, wall_clock
@@ -27,9 +29,11 @@ from throughline_portability.form import (
     FileSummary,
     LineWriter,
     Manifest,
+    ProofSummary,
     StoreSummary,
 )
 from throughline_privacy import open_key_store_at
+from throughline_proof import LogSummary, proofs_of
 from throughline_replay import Replayed, make_folds
 
 PAGE: Final = 2_000
@@ -52,7 +56,10 @@ def export_installation(installation: Installation, folder: Path, *, keys: bool,
     manifest = Manifest(wall_clock(), version("throughline-portability"), keys)
     (folder / CONTRACTS).write_bytes(_contracts())
     for service in ORDER:
-        manifest.stores[service] = _export_store(service, installation.stores[service], folder, manifest.files, told)
+        settings = installation.stores[service]
+        # Before its log: nothing is proved there that the log does not hold here.
+        manifest.proofs[service] = _export_proofs(proofs_of(settings), folder, manifest.files)
+        manifest.stores[service] = _export_store(service, settings, folder, manifest.files, told)
     if keys:
         _export_keys(installation, folder, manifest.files)
     manifest.files[CONTRACTS] = FileSummary.of(folder / CONTRACTS)
@@ -63,26 +70,60 @@ def export_installation(installation: Installation, folder: Path, *, keys: bool,
 def _export_store(
     service: str, settings: StoreSettings, folder: Path, files: dict[str, FileSummary], told: Told
 ) -> StoreSummary:
-    store = open_store(settings)
-    replayed = Replayed(make_folds([service])[service])
+    replayed, proved = Replayed(make_folds([service])[service]), LogSummary()
     codec = Codec(service)
     recorded_at = 0
+
+    def take(rows: list[LoggedRow]) -> None:
+        nonlocal recorded_at
+        events = codec.decode(rows)
+        recorded_at = events[-1].recorded_at
+        replayed.take(events)
+        proved.take(rows)
+        told(service, len(rows))
+
+    _export_archive(settings, folder, files, take)
+    return StoreSummary(
+        replayed.position,
+        recorded_at,
+        replayed.events,
+        replayed.digest(),
+        proved.root.hex(),
+        proved.map_root.hex(),
+    )
+
+
+def _export_proofs(settings: StoreSettings, folder: Path, files: dict[str, FileSummary]) -> ProofSummary:
+    codec, last = Codec(settings.service), CheckpointSigned()
+    checkpoints = 0
+
+    def take(rows: list[LoggedRow]) -> None:
+        nonlocal checkpoints, last
+        checkpoints += len(rows)
+        last = CheckpointSigned.FromString(codec.decode(rows[-1:])[0].payload)
+
+    _export_archive(settings, folder, files, take)
+    return ProofSummary(checkpoints, last.note)
+
+
+def _export_archive(
+    settings: StoreSettings, folder: Path, files: dict[str, FileSummary], take: Callable[[list[LoggedRow]], None]
+) -> None:
+    """Everything that a store holds, in one view, in a folder of its name; `take` gets the events page by page."""
+    store, name = open_store(settings), settings.service
     try:
         with store.archive() as archive:
-            with LineWriter(folder, f"{service}/events.ndjson.gz", files).writing() as lines:
+            with LineWriter(folder, f"{name}/events.ndjson.gz", files).writing() as lines:
                 for rows in _pages(archive):
                     lines.write(map(_event, rows))
-                    events = codec.decode(rows)
-                    recorded_at = events[-1].recorded_at
-                    replayed.take(events)
-                    told(service, len(rows))
-            with LineWriter(folder, f"{service}/commits.ndjson.gz", files).writing() as lines:
+                    take(rows)
+            with LineWriter(folder, f"{name}/commits.ndjson.gz", files).writing() as lines:
                 after = 0
                 while commits := archive.commits(after, PAGE):
                     lines.write({"recorded_at": at, "position": position} for at, position in commits)
                     after = commits[-1].recorded_at
             kept = archive.bookkeeping()
-            with LineWriter(folder, f"{service}/bookkeeping.ndjson.gz", files).writing() as lines:
+            with LineWriter(folder, f"{name}/bookkeeping.ndjson.gz", files).writing() as lines:
                 lines.write({"kind": "type", "type": type_, "schema_version": number} for type_, number in kept.types)
                 lines.write(
                     {"kind": "tracking", "stream": stream, "sequence": sequence} for stream, sequence in kept.trackings
@@ -99,14 +140,13 @@ def _export_store(
                 )
                 lines.write({"kind": "table", "table": table} for table in kept.tables)
             for table in kept.tables:
-                with LineWriter(folder, f"{service}/tables/{table}.ndjson.gz", files).writing() as lines:
+                with LineWriter(folder, f"{name}/tables/{table}.ndjson.gz", files).writing() as lines:
                     after_key = b""
                     while page := archive.rows(table, after_key, PAGE):
                         lines.write({"key": key.hex(), "value": b64encode(value).decode()} for key, value in page)
                         after_key = page[-1][0]
     finally:
         store.close()
-    return StoreSummary(replayed.position, recorded_at, replayed.events, replayed.digest())
 
 
 def _pages(archive: ArchiveReader) -> Iterator[list[LoggedRow]]:
@@ -153,7 +193,8 @@ def _contracts() -> bytes:
             add(needed)
         found.setdefault(file.name, file)
 
-    for module in (eventlog_pb2, ingestion_events, identity_events, journey_events, feedback_events, scoring_events):
+    services = (ingestion_events, identity_events, journey_events, feedback_events, scoring_events)
+    for module in (eventlog_pb2, proof_pb2, *services):
         add(module.DESCRIPTOR)
     written = descriptor_pb2.FileDescriptorSet()
     for file in found.values():

@@ -30,12 +30,22 @@ class ExportError(Exception):
 @dataclass(frozen=True, slots=True)
 class StoreSummary:
     """What an export holds of one service. `digest`: of the state that its log folds to, as `throughline status` tells
-    it of the live state."""
+    it of the live state. `root`, `map_root` (hex): what a checkpoint of all of its events says (docs/proofs.md)."""
 
     position: int
     recorded_at: int
     events: int
     digest: str
+    root: str
+    map_root: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProofSummary:
+    """What an export holds of a log's proofs: how many checkpoints, and the last one's note (empty: none)."""
+
+    checkpoints: int
+    last: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,7 @@ class Manifest:
     program: str
     keys: bool
     stores: dict[str, StoreSummary] = field(default_factory=dict[str, StoreSummary])
+    proofs: dict[str, ProofSummary] = field(default_factory=dict[str, ProofSummary])
     files: dict[str, FileSummary] = field(default_factory=dict[str, FileSummary])
 
     def write(self, folder: Path) -> None:
@@ -89,6 +100,7 @@ def read_manifest(folder: Path) -> Manifest:
             str(found["program"]),
             bool(found["keys"]),
             {str(name): StoreSummary(**store) for name, store in found["stores"].items()},
+            {str(name): ProofSummary(**proofs) for name, proofs in found["proofs"].items()},
             {str(name): FileSummary(**each) for name, each in found["files"].items()},
         )
     except OSError as error:

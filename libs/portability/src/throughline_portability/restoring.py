@@ -14,8 +14,7 @@ from throughline_eventlog import (
     Commit,
     InboxPosition,
     LoggedRow,
-    Restoration,
-    Store,
+    StoreSettings,
     open_store,
 )
 from throughline_portability.form import (
@@ -29,6 +28,7 @@ from throughline_portability.form import (
     read_manifest,
 )
 from throughline_privacy import WrappedKey, open_key_store_at
+from throughline_proof import LogSummary, proofs_of
 from throughline_replay import Replayed, make_folds
 
 PAGE: Final = 2_000
@@ -52,25 +52,27 @@ def restore_installation(folder: Path, installation: Installation, told: Told) -
         # First: a service that finds events must find the keys of their values.
         _restore_keys(folder, installation)
     for service, summary in manifest.stores.items():
-        store = open_store(installation.stores[service])
-        try:
-            _restore_store(service, store, summary, folder, told)
-        finally:
-            store.close()
+        settings = installation.stores[service]
+        # Before its log: a log whose proofs were not put back would be signed anew.
+        _restore_archive(proofs_of(settings), folder, _nothing, _nothing)
+        _restore_store(service, settings, summary, folder, told)
     return manifest
 
 
-def _restore_store(service: str, store: Store, summary: StoreSummary, folder: Path, told: Told) -> None:
-    kept = _bookkeeping(folder, service)
-    replayed = Replayed(make_folds([service])[service])
-    with store.restoration() as restoration:
-        _restore_events(service, restoration, replayed, folder, told)
-        for page in read_lines(folder, f"{service}/commits.ndjson.gz", PAGE):
-            restoration.add_commits([Commit(line["recorded_at"], line["position"]) for line in page])
-        restoration.add_bookkeeping(kept)
-        for table in kept.tables:
-            for page in read_lines(folder, f"{service}/tables/{table}.ndjson.gz", PAGE):
-                restoration.add_rows(table, [(bytes.fromhex(line["key"]), b64decode(line["value"])) for line in page])
+def _nothing(*_: object) -> None:
+    """What is to be done with the checkpoints: they are verified with their log, by whoever trusts their key."""
+
+
+def _restore_store(service: str, settings: StoreSettings, summary: StoreSummary, folder: Path, told: Told) -> None:
+    replayed, proved = Replayed(make_folds([service])[service]), LogSummary()
+    codec = Codec(service)
+
+    def take(rows: list[LoggedRow]) -> None:
+        replayed.take(codec.decode(rows))
+        proved.take(rows)
+        told(service, len(rows))
+
+    def check() -> None:
         digest = replayed.digest()
         if (replayed.position, replayed.events, digest) != (summary.position, summary.events, summary.digest):
             raise ExportError(
@@ -78,12 +80,42 @@ def _restore_store(service: str, store: Store, summary: StoreSummary, folder: Pa
                 f"{summary.digest} at {summary.position}: this program decides otherwise than the one that made the "
                 "export; use that version of Throughline. Nothing of this service was put back"
             )
+        if (proved.root.hex(), proved.map_root.hex()) != (summary.root, summary.map_root):
+            raise ExportError(
+                f"the log of {service} has the root {proved.root.hex()}, and the manifest says {summary.root}: its "
+                "events are not those that were exported. Nothing of this service was put back"
+            )
+
+    _restore_archive(settings, folder, take, check)
 
 
-def _restore_events(service: str, restoration: Restoration, replayed: Replayed, folder: Path, told: Told) -> None:
-    codec = Codec(service)
-    for page in read_lines(folder, f"{service}/events.ndjson.gz", PAGE):
-        rows = [
+def _restore_archive(
+    settings: StoreSettings, folder: Path, take: Callable[[list[LoggedRow]], None], check: Callable[[], None]
+) -> None:
+    """Fills a store from the folder of its name, and checks before it is kept; `take` gets the events page by page."""
+    name = settings.service
+    store = open_store(settings)
+    try:
+        kept = _bookkeeping(folder, name)
+        with store.restoration() as restoration:
+            for rows in _events(folder, name):
+                restoration.add_events(rows)
+                take(rows)
+            for page in read_lines(folder, f"{name}/commits.ndjson.gz", PAGE):
+                restoration.add_commits([Commit(line["recorded_at"], line["position"]) for line in page])
+            restoration.add_bookkeeping(kept)
+            for table in kept.tables:
+                for page in read_lines(folder, f"{name}/tables/{table}.ndjson.gz", PAGE):
+                    rows_of_table = [(bytes.fromhex(line["key"]), b64decode(line["value"])) for line in page]
+                    restoration.add_rows(table, rows_of_table)
+            check()
+    finally:
+        store.close()
+
+
+def _events(folder: Path, name: str) -> Iterator[list[LoggedRow]]:
+    for page in read_lines(folder, f"{name}/events.ndjson.gz", PAGE):
+        yield [
             LoggedRow(
                 line["position"],
                 bytes.fromhex(line["stream_id"]),
@@ -93,9 +125,6 @@ def _restore_events(service: str, restoration: Restoration, replayed: Replayed, 
             )
             for line in page
         ]
-        restoration.add_events(rows)
-        replayed.take(codec.decode(rows))
-        told(service, len(rows))
 
 
 def _bookkeeping(folder: Path, service: str) -> Bookkeeping:

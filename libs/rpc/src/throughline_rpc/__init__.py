@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from throughline_rpc.event_log import EventLogServicer, Progress, State, hosted_event_log
     from throughline_rpc.host import Background, HealthCheck, Hosted, ServiceHost, serve
     from throughline_rpc.interceptor import RefusalInterceptor
+    from throughline_rpc.proofs import Proofs, ProofSettings
 
 _SERVER_SIDE = {
     "Background": "host",
@@ -21,6 +22,8 @@ _SERVER_SIDE = {
     "HealthCheck": "host",
     "Hosted": "host",
     "Progress": "event_log",
+    "ProofSettings": "proofs",
+    "Proofs": "proofs",
     "RefusalInterceptor": "interceptor",
     "ServiceHost": "host",
     "State": "event_log",
@@ -38,6 +41,8 @@ __all__ = [
     "Hosted",
     "PortInUseError",
     "Progress",
+    "ProofSettings",
+    "Proofs",
     "RefusalInterceptor",
     "RemoteRefusal",
     "ServiceHost",

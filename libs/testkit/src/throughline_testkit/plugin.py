@@ -89,7 +89,7 @@ def store_settings(
 
     def settings(service: str) -> StoreSettings:
         schema = f"t_{run}_{service}"
-        schemas.add(schema)
+        schemas.update((schema, f"{schema}_proofs"))
         return postgres_settings(server, service, schema)
 
     yield settings

@@ -28,6 +28,7 @@ from throughline_rpc import (
     EventLogServicer,
     HealthCheck,
     Progress,
+    Proofs,
     ServiceHost,
     hosted_event_log,
     serve,
@@ -89,24 +90,28 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> FeedbackSer
         Intake(desk, words, clients),
         observer=observer,
     )
+    proofs = Proofs(
+        store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, LiveState(store, clients), Progress.of(relay, [consumer]))
     servicer = FeedbackServicer(submitting, caring, queries, InboxWatch(store, clock))
     background = [
         Background("relay", relay.run, relay.health, needed_to_serve=False),
         Background("consumer", consumer.run, consumer.health, needed_to_serve=False),
+        *proofs.background,
     ]
     if settings.sweep_seconds:
         sweeper = Sweeper(caring, settings.sweep_seconds)
         background.append(Background("sweeper", sweeper.run, sweeper.health, needed_to_serve=False))
     host = ServiceHost(
         settings.host,
-        [hosted(servicer), hosted_event_log(log_service)],
+        [hosted(servicer), hosted_event_log(log_service), proofs.hosted],
         background=background,
         checks=[
             HealthCheck("writer", writer.health),
             HealthCheck("poison", consumer.degraded, needed_to_serve=False),
         ],
-        on_stop=[writer.close, connection.close, store.close, vault.close],
+        on_stop=[writer.close, proofs.close, connection.close, store.close, vault.close],
     )
     return FeedbackService(store, writer, vault, connection, relay, consumer, caring, host)
 

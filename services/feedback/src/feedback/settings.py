@@ -10,7 +10,7 @@ from typing import Final
 
 from throughline_eventlog import BusSettings, SettingsError, StoreSettings
 from throughline_privacy import PrivacySettings
-from throughline_rpc import HostSettings
+from throughline_rpc import HostSettings, ProofSettings
 
 SERVICE: Final = "feedback"
 DEFAULT_PORT: Final = 50054
@@ -30,6 +30,7 @@ class Settings:
     host: HostSettings
     store: StoreSettings
     bus: BusSettings
+    proofs: ProofSettings
     privacy: PrivacySettings
     routes_file: Path | None = None
     sweep_seconds: float = DEFAULT_SWEEP_SECONDS
@@ -42,6 +43,7 @@ class Settings:
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
             bus=BusSettings.from_env(env),
+            proofs=ProofSettings.from_env(env),
             privacy=PrivacySettings.from_env(env),
             routes_file=Path(routes) if routes else None,
             sweep_seconds=_seconds(env),

@@ -42,6 +42,7 @@ from throughline_kernel import combine_digests, digest, hex_id
 from throughline_privacy import KeyEncryptionKey, PrivacySettings, open_vault
 from throughline_rpc import HostSettings, decode_error, open_channel
 from throughline_testkit import eventually
+from throughline_testkit.proofs import SIGNING_ENVIRONMENT, new_proof_settings
 
 StoreOf = Callable[[str], StoreSettings]
 PREFIX = "ERROR_REASON_"
@@ -86,7 +87,9 @@ async def suite(
     bus = BusSettings(servers=nats_server.url, prefix=stream_prefix)
     host = HostSettings("feedback", grace_seconds=1.0)
     clock = Clock()
-    service = await build(Settings(host, store_settings("feedback"), bus, privacy, sweep_seconds=0), clock=clock)
+    service = await build(
+        Settings(host, store_settings("feedback"), bus, new_proof_settings(), privacy, sweep_seconds=0), clock=clock
+    )
     service.connection.start()
     port = await service.host.start()
     upstream = open_store(store_settings("identity"))
@@ -296,6 +299,7 @@ async def test_killed_while_consuming_it_has_everything_once(
         **settings.environment,
         "THROUGHLINE_NATS_URL": nats_server.url,
         "THROUGHLINE_STREAM_PREFIX": stream_prefix,
+        **SIGNING_ENVIRONMENT,
         "THROUGHLINE_HASH_KEY": base64.b64encode(HASH_KEY).decode(),
         "THROUGHLINE_KEY_ENCRYPTION_KEY": base64.b64encode(KEK).decode(),
         "THROUGHLINE_KEY_STORE": str(tmp_path / "keys.db"),

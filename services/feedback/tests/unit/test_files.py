@@ -119,6 +119,7 @@ def test_settings_come_from_the_environment() -> None:
         "THROUGHLINE_HASH_KEY": "A" * 43 + "=",
         "THROUGHLINE_KEY_ENCRYPTION_KEY": "A" * 43 + "=",
         "THROUGHLINE_KEY_STORE": "keys.db",
+        "THROUGHLINE_SIGNING_KEYS": f"SIGNING+KEY+test+{'A' * 43}=",
         "FEEDBACK_ROUTES_FILE": "routes.yaml",
         "FEEDBACK_SWEEP_SECONDS": "0.5",
     }

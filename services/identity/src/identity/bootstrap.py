@@ -20,6 +20,7 @@ from throughline_rpc import (
     EventLogServicer,
     HealthCheck,
     Progress,
+    Proofs,
     ServiceHost,
     hosted_event_log,
     serve,
@@ -75,21 +76,25 @@ async def build(settings: Settings) -> Identity:
         Attribution(rulebook),
         observer=observer,
     )
+    proofs = Proofs(
+        store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, StoredState(store), Progress.of(relay, [consumer]))
     servicer = IdentityServicer(store, writer, rulebook, hasher.hash, VaultKeys(vault, hasher))
     host = ServiceHost(
         settings.host,
-        [hosted(servicer), hosted_event_log(log_service)],
+        [hosted(servicer), hosted_event_log(log_service), proofs.hosted],
         background=[
             # What is known is answered without the bus; it is only older then, as health says.
             Background("relay", relay.run, relay.health, needed_to_serve=False),
             Background("consumer", consumer.run, consumer.health, needed_to_serve=False),
+            *proofs.background,
         ],
         checks=[
             HealthCheck("writer", writer.health),
             HealthCheck("poison", consumer.degraded, needed_to_serve=False),
         ],
-        on_stop=[writer.close, connection.close, store.close, vault.close],
+        on_stop=[writer.close, proofs.close, connection.close, store.close, vault.close],
     )
     return Identity(store, writer, vault, rulebook, connection, relay, consumer, host)
 

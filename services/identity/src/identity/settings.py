@@ -9,7 +9,7 @@ from typing import Final
 
 from throughline_eventlog import BusSettings, StoreSettings
 from throughline_privacy import PrivacySettings
-from throughline_rpc import HostSettings
+from throughline_rpc import HostSettings, ProofSettings
 
 SERVICE: Final = "identity"
 UPSTREAM: Final = "ingestion"
@@ -23,6 +23,7 @@ class Settings:
     host: HostSettings
     store: StoreSettings
     bus: BusSettings
+    proofs: ProofSettings
     privacy: PrivacySettings
 
     @classmethod
@@ -35,5 +36,6 @@ class Settings:
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
             bus=BusSettings.from_env(env),
+            proofs=ProofSettings.from_env(env),
             privacy=PrivacySettings.from_env(env),
         )

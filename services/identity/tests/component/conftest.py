@@ -18,6 +18,7 @@ from throughline.identity.v1 import identity_pb2_grpc
 from throughline_eventlog import BusSettings, Connection, NatsServer, Relay, StoreSettings, open_store
 from throughline_privacy import KeyEncryptionKey, PrivacySettings
 from throughline_rpc import HostSettings, open_channel
+from throughline_testkit.proofs import new_proof_settings
 
 
 @pytest_asyncio.fixture
@@ -47,6 +48,7 @@ def identity_settings(
         host=HostSettings("identity", grace_seconds=2.0, health_interval_seconds=0.1),
         store=store_settings("identity"),
         bus=BusSettings(nats_server.url, prefix=stream_prefix),
+        proofs=new_proof_settings(),
         privacy=PrivacySettings(
             hash_key=HASH_KEY,
             key_encryption_key=KeyEncryptionKey(bytes(range(32))),

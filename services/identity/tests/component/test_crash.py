@@ -24,6 +24,7 @@ from throughline.identity.v1 import events_pb2 as pb
 from throughline.ingestion.v1 import events_pb2 as ingestion_pb
 from throughline_eventlog import NatsServer, Store, StoreSettings, open_store
 from throughline_testkit import eventually
+from throughline_testkit.proofs import SIGNING_ENVIRONMENT
 
 INTERACTIONS = 4_000
 KILLS = 6
@@ -45,6 +46,7 @@ async def test_law_4_killed_while_consuming_it_attributes_every_interaction_once
     environment = {
         **os.environ,
         **settings.environment,
+        **SIGNING_ENVIRONMENT,
         "THROUGHLINE_NATS_URL": nats_server.url,
         "THROUGHLINE_STREAM_PREFIX": stream_prefix,
         "THROUGHLINE_HASH_KEY": base64.b64encode(HASH_KEY).decode(),

@@ -29,6 +29,7 @@ from throughline_rpc import (
     EventLogServicer,
     HealthCheck,
     Progress,
+    Proofs,
     ServiceHost,
     hosted_event_log,
     serve,
@@ -98,21 +99,25 @@ def build(settings: Settings) -> Ingestion:
         observer=observer,
     )
     live = LiveState(queries, index, tables)
+    proofs = Proofs(
+        store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, live, Progress.of(relay, [forgetting]))
     host = ServiceHost(
         settings.host,
-        [hosted(servicer), hosted_event_log(log_service)],
+        [hosted(servicer), hosted_event_log(log_service), proofs.hosted],
         background=[
             # Channel systems are served without the bus: what they report is safe in the log, and is published later.
             Background("relay", relay.run, relay.health, needed_to_serve=False),
             Background("forgetting", forgetting.run, forgetting.health, needed_to_serve=False),
             Background("reading", reading.run, reading.health, needed_to_serve=False),
+            *proofs.background,
         ],
         checks=[
             HealthCheck("writer", writer.health),
             HealthCheck("poison", forgetting.degraded, needed_to_serve=False),
         ],
-        on_stop=[reading.close, writer.close, connection.close, store.close, vault.close],
+        on_stop=[reading.close, writer.close, proofs.close, connection.close, store.close, vault.close],
         batch_methods=BATCH_METHODS,
     )
     return Ingestion(store, writer, vault, connection, relay, forgetting, host)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from throughline_eventlog import BusSettings, StoreSettings
 from throughline_privacy import PrivacySettings
-from throughline_rpc import HostSettings
+from throughline_rpc import HostSettings, ProofSettings
 
 SERVICE = "ingestion"
 DEFAULT_PORT = 50051
@@ -21,6 +21,7 @@ class Settings:
     host: HostSettings
     store: StoreSettings
     bus: BusSettings
+    proofs: ProofSettings
     privacy: PrivacySettings
 
     @classmethod
@@ -30,5 +31,6 @@ class Settings:
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
             bus=BusSettings.from_env(env),
+            proofs=ProofSettings.from_env(env),
             privacy=PrivacySettings.from_env(env),
         )

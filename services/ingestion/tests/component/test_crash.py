@@ -26,6 +26,7 @@ from throughline_eventlog import StoreSettings, open_store
 from throughline_eventlog.nats_server import free_port
 from throughline_privacy import create_keys
 from throughline_rpc import open_channel
+from throughline_testkit.proofs import SIGNING_ENVIRONMENT
 
 BATCH = 50
 BATCHES = 60
@@ -43,6 +44,7 @@ class Process:
         self._environment = {
             **os.environ,
             **store.environment,
+            **SIGNING_ENVIRONMENT,
             "THROUGHLINE_PORT": self.address.rpartition(":")[2],
             "THROUGHLINE_KEYS_FILE": str(folder / "keys.json"),
             "THROUGHLINE_KEY_STORE": str(folder / "keys.db"),

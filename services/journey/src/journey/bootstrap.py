@@ -35,6 +35,7 @@ from throughline_rpc import (
     EventLogServicer,
     HealthCheck,
     Progress,
+    Proofs,
     ServiceHost,
     hosted_event_log,
     serve,
@@ -112,6 +113,9 @@ def build(settings: Settings) -> Journey:
     progress = Progress(
         lambda: {consumer.stream: consumer.lag for consumer in consumers}, lambda: relay.published_position
     )
+    proofs = Proofs(
+        store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, LiveState(store, writer, records, queries), progress)
 
     async def close_readers() -> None:
@@ -120,7 +124,7 @@ def build(settings: Settings) -> Journey:
 
     host = ServiceHost(
         settings.host,
-        [hosted(servicer), hosted_event_log(log_service)],
+        [hosted(servicer), hosted_event_log(log_service), proofs.hosted],
         background=[
             # What is known is answered without the bus; it is only older then, as health says.
             Background("relay", relay.run, relay.health, needed_to_serve=False),
@@ -129,9 +133,10 @@ def build(settings: Settings) -> Journey:
                 for consumer in consumers
             ),
             Background("sweeper", sweeper.run, sweeper.health, needed_to_serve=False),
+            *proofs.background,
         ],
         checks=[HealthCheck("writer", writer.health)],
-        on_stop=[bells.attach(store), writer.close, close_readers, connection.close, store.close],
+        on_stop=[bells.attach(store), writer.close, proofs.close, close_readers, connection.close, store.close],
     )
     return Journey(store, writer, records, connection, relay, consumers, sweeper, servicer, host)
 

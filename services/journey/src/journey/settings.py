@@ -10,7 +10,7 @@ from typing import Final
 from journey.application.records import DEFAULT_CACHE
 from throughline_eventlog import BusSettings, SettingsError, StoreSettings
 from throughline_privacy import read_hash_key
-from throughline_rpc import HostSettings
+from throughline_rpc import HostSettings, ProofSettings
 
 SERVICE: Final = "journey"
 DEFAULT_PORT: Final = 50053
@@ -24,6 +24,7 @@ class Settings:
     host: HostSettings
     store: StoreSettings
     bus: BusSettings
+    proofs: ProofSettings
     hash_key: bytes = field(repr=False)
     # In facts: what is kept in memory for deciding, and a quarter of it for answering.
     cache: int = DEFAULT_CACHE
@@ -39,6 +40,7 @@ class Settings:
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
             bus=BusSettings.from_env(env),
+            proofs=ProofSettings.from_env(env),
             hash_key=read_hash_key(env),
             cache=int(_number(env, "JOURNEY_CACHE", DEFAULT_CACHE, 1)),
             sweep_seconds=_number(env, "JOURNEY_SWEEP_SECONDS", DEFAULT_SWEEP_SECONDS, 0.01),

@@ -28,6 +28,7 @@ from throughline_eventlog import (
 )
 from throughline_rpc import HostSettings, open_channel
 from throughline_testkit import eventually
+from throughline_testkit.proofs import new_proof_settings
 
 
 @dataclass
@@ -139,6 +140,7 @@ def journey_settings(
         host=HostSettings("journey", grace_seconds=2.0, health_interval_seconds=0.1),
         store=store_settings("journey"),
         bus=BusSettings(nats_server.url, prefix=stream_prefix),
+        proofs=new_proof_settings(),
         hash_key=say.HASH_KEY,
         sweep_seconds=0.05,
     )

@@ -20,6 +20,7 @@ from journey.application import rows
 from throughline_directory import DIRECTORY_TABLES
 from throughline_eventlog import NatsServer, StoreSettings, open_store
 from throughline_testkit import eventually
+from throughline_testkit.proofs import SIGNING_ENVIRONMENT
 
 EVENTS = 6_000
 CLIENTS = 150
@@ -37,6 +38,7 @@ def journey_environment(
     return {
         **os.environ,
         **store_settings("journey").environment,
+        **SIGNING_ENVIRONMENT,
         "THROUGHLINE_NATS_URL": nats_server.url,
         "THROUGHLINE_STREAM_PREFIX": stream_prefix,
         "THROUGHLINE_HASH_KEY": base64.b64encode(say.HASH_KEY).decode(),

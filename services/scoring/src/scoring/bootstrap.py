@@ -21,6 +21,7 @@ from throughline_rpc import (
     EventLogServicer,
     HealthCheck,
     Progress,
+    Proofs,
     ServiceHost,
     hosted_event_log,
     serve,
@@ -79,10 +80,13 @@ def build(settings: Settings) -> Scoring:
     progress = Progress(
         lambda: {consumer.stream: consumer.lag for consumer in consumers}, lambda: relay.published_position
     )
+    proofs = Proofs(
+        store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, LiveState(store), progress)
     host = ServiceHost(
         settings.host,
-        [hosted(servicer), hosted_event_log(log_service)],
+        [hosted(servicer), hosted_event_log(log_service), proofs.hosted],
         background=[
             # What is known is told without the bus; every score says the position that it stands on.
             Background("relay", relay.run, relay.health, needed_to_serve=False),
@@ -90,9 +94,10 @@ def build(settings: Settings) -> Scoring:
                 Background(consumer.stream, consumer.run, consumer.health, needed_to_serve=False)
                 for consumer in consumers
             ),
+            *proofs.background,
         ],
         checks=[HealthCheck("writer", writer.health)],
-        on_stop=[writer.close, connection.close, store.close],
+        on_stop=[writer.close, proofs.close, connection.close, store.close],
     )
     return Scoring(store, writer, connection, relay, consumers, host)
 

@@ -10,7 +10,7 @@ from typing import Final
 from scoring.application.book import HELD_FACTS
 from scoring.domain.scorecard import DEFAULT_MINIMUM
 from throughline_eventlog import BusSettings, SettingsError, StoreSettings
-from throughline_rpc import HostSettings
+from throughline_rpc import HostSettings, ProofSettings
 
 SERVICE: Final = "scoring"
 DEFAULT_PORT: Final = 50055
@@ -29,6 +29,7 @@ class Settings:
     host: HostSettings
     store: StoreSettings
     bus: BusSettings
+    proofs: ProofSettings
     minimum: int = DEFAULT_MINIMUM
     held_facts: int = HELD_FACTS
 
@@ -39,6 +40,7 @@ class Settings:
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
             bus=BusSettings.from_env(env),
+            proofs=ProofSettings.from_env(env),
             minimum=_whole(env, MINIMUM, DEFAULT_MINIMUM, least=1),
             held_facts=_whole(env, HELD, HELD_FACTS, least=1_000),
         )

@@ -27,6 +27,7 @@ from throughline_eventlog import (
 )
 from throughline_rpc import HostSettings, open_channel
 from throughline_testkit import eventually
+from throughline_testkit.proofs import new_proof_settings
 
 SERVICES = ("identity", "feedback", "journey")
 
@@ -123,6 +124,7 @@ def scoring_settings(
         host=HostSettings("scoring", grace_seconds=2.0, health_interval_seconds=0.1),
         store=store_settings("scoring"),
         bus=BusSettings(nats_server.url, prefix=stream_prefix),
+        proofs=new_proof_settings(),
         held_facts=20,
     )
 

@@ -18,6 +18,7 @@ from scoring_upstream import ALL_TABLES, MINUTE, Upstream, live, replayed
 from scoring.application import rows
 from throughline_eventlog import NatsServer, Store, StoreSettings, open_store
 from throughline_testkit import eventually
+from throughline_testkit.proofs import SIGNING_ENVIRONMENT
 
 if TYPE_CHECKING:
     from conftest import Publisher
@@ -51,6 +52,7 @@ async def test_law_4_killed_while_consuming_it_takes_every_event_once(
     environment = {
         **os.environ,
         **settings.environment,
+        **SIGNING_ENVIRONMENT,
         "THROUGHLINE_NATS_URL": nats_server.url,
         "THROUGHLINE_STREAM_PREFIX": stream_prefix,
         "THROUGHLINE_LOG_LEVEL": "WARNING",

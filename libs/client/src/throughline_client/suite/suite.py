@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ HOST: Final = "127.0.0.1"
 BUS: Final = "nats"
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
+SIGNING_KEYS_FILE: Final = "signing.keys"
 LOG_BYTES: Final = 32 * 1024 * 1024
 # Settings of a store that belong to another installation must not reach an embedded suite.
 _FOREIGN: Final = (
@@ -261,6 +263,12 @@ class Suite:
             from throughline_privacy import create_keys  # noqa: PLC0415 -- loads a database driver; every command would
 
             create_keys(keys)
+        signing = self.folder / SIGNING_KEYS_FILE
+        if not signing.exists():
+            from throughline_proof import SigningKey, write_signing_keys  # noqa: PLC0415 -- as above
+
+            # Its own name: the checkpoints of two installations are never taken for one another's.
+            write_signing_keys(signing, [SigningKey.new(f"throughline-{secrets.token_hex(4)}").line])
         if not self.addresses:
             for index, name in enumerate(self.services):
                 place = SERVICES.index(name) if name in SERVICES else index
@@ -332,6 +340,7 @@ class Suite:
             "SQLITE_DBNAME": str(self.folder / f"{name}.db"),
             "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
             "THROUGHLINE_KEY_STORE": str(self.folder / "keys.db"),
+            "THROUGHLINE_SIGNING_KEYS_FILE": str(self.folder / SIGNING_KEYS_FILE),
             "THROUGHLINE_NATS_URL": self.bus.url,
             "THROUGHLINE_PARTITION": str(self.partition),
             "THROUGHLINE_HOST": HOST,

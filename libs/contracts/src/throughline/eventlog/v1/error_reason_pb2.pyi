@@ -37,6 +37,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service is stopping; another instance, or this one soon, answers. Example: {"service": "identity"}"""
     ERROR_REASON_UNEXPECTED: _ErrorReason.ValueType  # 7
     """Nobody expected this; it is logged under the id. Example: {"error_id": "5f0c..."}"""
+    ERROR_REASON_CHECKPOINT_NOT_FOUND: _ErrorReason.ValueType  # 8
+    """No checkpoint has this size. Example: {"size": "17"}"""
+    ERROR_REASON_POSITION_NOT_FOUND: _ErrorReason.ValueType  # 9
+    """The log of the checkpoint has no event at this position. Example: {"position": "18", "size": "17"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that any service may give beside those of its own `ErrorReason`, under its own domain
@@ -58,4 +62,8 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 6
 """The service is stopping; another instance, or this one soon, answers. Example: {"service": "identity"}"""
 ERROR_REASON_UNEXPECTED: ErrorReason.ValueType  # 7
 """Nobody expected this; it is logged under the id. Example: {"error_id": "5f0c..."}"""
+ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason.ValueType  # 8
+"""No checkpoint has this size. Example: {"size": "17"}"""
+ERROR_REASON_POSITION_NOT_FOUND: ErrorReason.ValueType  # 9
+"""The log of the checkpoint has no event at this position. Example: {"position": "18", "size": "17"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

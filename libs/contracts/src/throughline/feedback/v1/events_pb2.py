@@ -22,45 +22,72 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from throughline.eventlog.v1 import subject_pb2 as throughline_dot_eventlog_dot_v1_dot_subject__pb2
 from throughline.feedback.v1 import routes_pb2 as throughline_dot_feedback_dot_v1_dot_routes__pb2
 from throughline.ingestion.v1 import interaction_pb2 as throughline_dot_ingestion_dot_v1_dot_interaction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/feedback/v1/events.proto\x12\x17throughline.feedback.v1\x1a$throughline/feedback/v1/routes.proto\x1a*throughline/ingestion/v1/interaction.proto\"\x90\x04\n\x10\x46\x65\x65\x64\x62\x61\x63kReceived\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x12\n\ntouchpoint\x18\x06 \x01(\t\x12\x0e\n\x06matter\x18\x07 \x01(\t\x12\x13\n\x0boccurred_at\x18\x08 \x01(\x03\x12\x34\n\x04\x66\x61\x63t\x18\t \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x12\n\nattributes\x18\n \x01(\x0c\x12\x32\n\x08verbatim\x18\x0b \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x1c\n\x14\x61ttribution_position\x18\x0c \x01(\x03\x12=\n\x0bidentifiers\x18\r \x03(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x37\n\x06traits\x18\x0e \x01(\x0b\x32\'.throughline.ingestion.v1.ChannelTraits\x12\x13\n\x0b\x63ontent_mac\x18\x0f \x01(\x0c\x12\x10\n\x08sequence\x18\x10 \x01(\x03\x12\r\n\x05\x65ntry\x18\x11 \x01(\x05\x12\x18\n\x10stated_client_id\x18\x12 \x01(\t\"n\n\x12\x46\x65\x65\x64\x62\x61\x63kConflicted\x12:\n\x07offered\x18\x01 \x01(\x0b\x32).throughline.feedback.v1.FeedbackReceived\x12\x1c\n\x14received_content_mac\x18\x02 \x01(\x0c\"v\n\x12\x46\x65\x65\x64\x62\x61\x63kReassigned\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x1a\n\x12previous_client_id\x18\x03 \x01(\t\x12\x1c\n\x14\x61ttribution_position\x18\x04 \x01(\x03\"\x8e\x01\n\x12\x46\x65\x65\x64\x62\x61\x63kClassified\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x38\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32#.throughline.feedback.v1.Assignment\x12\x16\n\x0eroutes_version\x18\x04 \x01(\x05\"`\n\nAssignment\x12\x12\n\ndepartment\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\r\n\x05route\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61se_id\x18\x05 \x01(\t\"\xa5\x01\n\nCaseOpened\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x63knowledge_by\x18\x06 \x01(\x03\x12\x12\n\nresolve_by\x18\x07 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x08 \x01(\t\"E\n\nCaseJoined\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x03 \x01(\t\"R\n\x10\x43\x61seAcknowledged\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x04 \x01(\t\"\xa9\x01\n\x0e\x43\x61seReassigned\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\x1b\n\x13previous_department\x18\x04 \x01(\t\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x07 \x01(\t\x12\x16\n\x0e\x61\x63knowledge_by\x18\x08 \x01(\x03\"\x94\x01\n\rCaseEscalated\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\x0e\n\x06missed\x18\x04 \x01(\t\x12\x0e\n\x06\x64ue_at\x18\x05 \x01(\x03\x12\x1b\n\x13previous_department\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x07 \x01(\t\"\x8a\x01\n\x0c\x43\x61seResolved\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x12\n\nresolution\x18\x04 \x01(\t\x12\x12\n\nroot_cause\x18\x05 \x01(\t\x12\x12\n\ndepartment\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x07 \x01(\t\"s\n\x0c\x43\x61seReopened\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x06 \x01(\t\"C\n\rCaseWithdrawn\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"Z\n\x0fRoutesPublished\x12\x31\n\x06routes\x18\x01 \x01(\x0b\x32!.throughline.feedback.v1.RouteSet\x12\x14\n\x0cpublished_by\x18\x02 \x01(\t\"=\n\rClientDropped\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x19\n\x11identity_position\x18\x02 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/feedback/v1/events.proto\x12\x17throughline.feedback.v1\x1a%throughline/eventlog/v1/subject.proto\x1a$throughline/feedback/v1/routes.proto\x1a*throughline/ingestion/v1/interaction.proto\"\x96\x04\n\x10\x46\x65\x65\x64\x62\x61\x63kReceived\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x12\n\ntouchpoint\x18\x06 \x01(\t\x12\x0e\n\x06matter\x18\x07 \x01(\t\x12\x13\n\x0boccurred_at\x18\x08 \x01(\x03\x12\x34\n\x04\x66\x61\x63t\x18\t \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x12\n\nattributes\x18\n \x01(\x0c\x12\x32\n\x08verbatim\x18\x0b \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x1c\n\x14\x61ttribution_position\x18\x0c \x01(\x03\x12=\n\x0bidentifiers\x18\r \x03(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x37\n\x06traits\x18\x0e \x01(\x0b\x32\'.throughline.ingestion.v1.ChannelTraits\x12\x13\n\x0b\x63ontent_mac\x18\x0f \x01(\x0c\x12\x10\n\x08sequence\x18\x10 \x01(\x03\x12\r\n\x05\x65ntry\x18\x11 \x01(\x05\x12\x18\n\x10stated_client_id\x18\x12 \x01(\t\"n\n\x12\x46\x65\x65\x64\x62\x61\x63kConflicted\x12:\n\x07offered\x18\x01 \x01(\x0b\x32).throughline.feedback.v1.FeedbackReceived\x12\x1c\n\x14received_content_mac\x18\x02 \x01(\x0c\"\x82\x01\n\x12\x46\x65\x65\x64\x62\x61\x63kReassigned\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12 \n\x12previous_client_id\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x1c\n\x14\x61ttribution_position\x18\x04 \x01(\x03\"\x94\x01\n\x12\x46\x65\x65\x64\x62\x61\x63kClassified\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x38\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32#.throughline.feedback.v1.Assignment\x12\x16\n\x0eroutes_version\x18\x04 \x01(\x05\"`\n\nAssignment\x12\x12\n\ndepartment\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\r\n\x05route\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61se_id\x18\x05 \x01(\t\"\xab\x01\n\nCaseOpened\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x63knowledge_by\x18\x06 \x01(\x03\x12\x12\n\nresolve_by\x18\x07 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x08 \x01(\t\"K\n\nCaseJoined\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x03 \x01(\t\"X\n\x10\x43\x61seAcknowledged\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x04 \x01(\t\"\xaf\x01\n\x0e\x43\x61seReassigned\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\x1b\n\x13previous_department\x18\x04 \x01(\t\x12\n\n\x02\x62y\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x07 \x01(\t\x12\x16\n\x0e\x61\x63knowledge_by\x18\x08 \x01(\x03\"\x9a\x01\n\rCaseEscalated\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\x0e\n\x06missed\x18\x04 \x01(\t\x12\x0e\n\x06\x64ue_at\x18\x05 \x01(\x03\x12\x1b\n\x13previous_department\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x07 \x01(\t\"\x90\x01\n\x0c\x43\x61seResolved\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x12\n\nresolution\x18\x04 \x01(\t\x12\x12\n\nroot_cause\x18\x05 \x01(\t\x12\x12\n\ndepartment\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x07 \x01(\t\"y\n\x0c\x43\x61seReopened\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63t_id\x18\x06 \x01(\t\"I\n\rCaseWithdrawn\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\"Z\n\x0fRoutesPublished\x12\x31\n\x06routes\x18\x01 \x01(\x0b\x32!.throughline.feedback.v1.RouteSet\x12\x14\n\x0cpublished_by\x18\x02 \x01(\t\"C\n\rClientDropped\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x19\n\x11identity_position\x18\x02 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.feedback.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FEEDBACKRECEIVED']._serialized_start=148
-  _globals['_FEEDBACKRECEIVED']._serialized_end=676
-  _globals['_FEEDBACKCONFLICTED']._serialized_start=678
-  _globals['_FEEDBACKCONFLICTED']._serialized_end=788
-  _globals['_FEEDBACKREASSIGNED']._serialized_start=790
-  _globals['_FEEDBACKREASSIGNED']._serialized_end=908
-  _globals['_FEEDBACKCLASSIFIED']._serialized_start=911
-  _globals['_FEEDBACKCLASSIFIED']._serialized_end=1053
-  _globals['_ASSIGNMENT']._serialized_start=1055
-  _globals['_ASSIGNMENT']._serialized_end=1151
-  _globals['_CASEOPENED']._serialized_start=1154
-  _globals['_CASEOPENED']._serialized_end=1319
-  _globals['_CASEJOINED']._serialized_start=1321
-  _globals['_CASEJOINED']._serialized_end=1390
-  _globals['_CASEACKNOWLEDGED']._serialized_start=1392
-  _globals['_CASEACKNOWLEDGED']._serialized_end=1474
-  _globals['_CASEREASSIGNED']._serialized_start=1477
-  _globals['_CASEREASSIGNED']._serialized_end=1646
-  _globals['_CASEESCALATED']._serialized_start=1649
-  _globals['_CASEESCALATED']._serialized_end=1797
-  _globals['_CASERESOLVED']._serialized_start=1800
-  _globals['_CASERESOLVED']._serialized_end=1938
-  _globals['_CASEREOPENED']._serialized_start=1940
-  _globals['_CASEREOPENED']._serialized_end=2055
-  _globals['_CASEWITHDRAWN']._serialized_start=2057
-  _globals['_CASEWITHDRAWN']._serialized_end=2124
-  _globals['_ROUTESPUBLISHED']._serialized_start=2126
-  _globals['_ROUTESPUBLISHED']._serialized_end=2216
-  _globals['_CLIENTDROPPED']._serialized_start=2218
-  _globals['_CLIENTDROPPED']._serialized_end=2279
+  _globals['_FEEDBACKRECEIVED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_FEEDBACKRECEIVED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_FEEDBACKREASSIGNED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_FEEDBACKREASSIGNED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_FEEDBACKREASSIGNED'].fields_by_name['previous_client_id']._loaded_options = None
+  _globals['_FEEDBACKREASSIGNED'].fields_by_name['previous_client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_FEEDBACKCLASSIFIED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_FEEDBACKCLASSIFIED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASEOPENED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASEOPENED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASEJOINED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASEJOINED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASEACKNOWLEDGED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASEACKNOWLEDGED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASEREASSIGNED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASEREASSIGNED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASEESCALATED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASEESCALATED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASERESOLVED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASERESOLVED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASEREOPENED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASEREOPENED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CASEWITHDRAWN'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CASEWITHDRAWN'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CLIENTDROPPED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CLIENTDROPPED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_FEEDBACKRECEIVED']._serialized_start=187
+  _globals['_FEEDBACKRECEIVED']._serialized_end=721
+  _globals['_FEEDBACKCONFLICTED']._serialized_start=723
+  _globals['_FEEDBACKCONFLICTED']._serialized_end=833
+  _globals['_FEEDBACKREASSIGNED']._serialized_start=836
+  _globals['_FEEDBACKREASSIGNED']._serialized_end=966
+  _globals['_FEEDBACKCLASSIFIED']._serialized_start=969
+  _globals['_FEEDBACKCLASSIFIED']._serialized_end=1117
+  _globals['_ASSIGNMENT']._serialized_start=1119
+  _globals['_ASSIGNMENT']._serialized_end=1215
+  _globals['_CASEOPENED']._serialized_start=1218
+  _globals['_CASEOPENED']._serialized_end=1389
+  _globals['_CASEJOINED']._serialized_start=1391
+  _globals['_CASEJOINED']._serialized_end=1466
+  _globals['_CASEACKNOWLEDGED']._serialized_start=1468
+  _globals['_CASEACKNOWLEDGED']._serialized_end=1556
+  _globals['_CASEREASSIGNED']._serialized_start=1559
+  _globals['_CASEREASSIGNED']._serialized_end=1734
+  _globals['_CASEESCALATED']._serialized_start=1737
+  _globals['_CASEESCALATED']._serialized_end=1891
+  _globals['_CASERESOLVED']._serialized_start=1894
+  _globals['_CASERESOLVED']._serialized_end=2038
+  _globals['_CASEREOPENED']._serialized_start=2040
+  _globals['_CASEREOPENED']._serialized_end=2161
+  _globals['_CASEWITHDRAWN']._serialized_start=2163
+  _globals['_CASEWITHDRAWN']._serialized_end=2236
+  _globals['_ROUTESPUBLISHED']._serialized_start=2238
+  _globals['_ROUTESPUBLISHED']._serialized_end=2328
+  _globals['_CLIENTDROPPED']._serialized_start=2330
+  _globals['_CLIENTDROPPED']._serialized_end=2397
 # @@protoc_insertion_point(module_scope)

@@ -22,39 +22,70 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from throughline.eventlog.v1 import subject_pb2 as throughline_dot_eventlog_dot_v1_dot_subject__pb2
 from throughline.identity.v1 import rules_pb2 as throughline_dot_identity_dot_v1_dot_rules__pb2
 from throughline.ingestion.v1 import interaction_pb2 as throughline_dot_ingestion_dot_v1_dot_interaction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/identity/v1/events.proto\x12\x17throughline.identity.v1\x1a#throughline/identity/v1/rules.proto\x1a*throughline/ingestion/v1/interaction.proto\"B\n\x08\x45vidence\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x15\n\rrules_version\x18\x02 \x01(\x05\x12\x11\n\tevent_ids\x18\x03 \x03(\t\"V\n\x0c\x43lientOpened\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x33\n\x08\x65vidence\x18\x02 \x01(\x0b\x32!.throughline.identity.v1.Evidence\"\xcf\x01\n\x10IdentifierLinked\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12<\n\nidentifier\x18\x02 \x01(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x33\n\x08\x65vidence\x18\x03 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x1a\n\x12previous_client_id\x18\x04 \x01(\t\x12\x19\n\x11identifies_person\x18\x05 \x01(\x08\"\xb2\x01\n\x11IdentifierDemoted\x12<\n\nidentifier\x18\x01 \x01(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x33\n\x08\x65vidence\x18\x03 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x1a\n\x12previous_client_id\x18\x04 \x01(\t\"\xf5\x01\n\x15InteractionAttributed\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12?\n\x0binteraction\x18\x02 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x32\n\x08personal\x18\x03 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x33\n\x08\x65vidence\x18\x04 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x1f\n\x17interaction_recorded_at\x18\x05 \x01(\x03\"\x93\x02\n\x17InteractionReattributed\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x1a\n\x12previous_client_id\x18\x02 \x01(\t\x12?\n\x0binteraction\x18\x03 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x32\n\x08personal\x18\x04 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x33\n\x08\x65vidence\x18\x05 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x1f\n\x17interaction_recorded_at\x18\x06 \x01(\x03\"\xbc\x01\n\rClientsMerged\x12\x10\n\x08merge_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x18\n\x10merged_client_id\x18\x03 \x01(\t\x12\x33\n\x08\x65vidence\x18\x04 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x12\n\ndecided_by\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0bpersona_ids\x18\x07 \x03(\x0c\"\x82\x01\n\rMergeProposed\x12\x10\n\x08merge_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x17\n\x0fother_client_id\x18\x03 \x01(\t\x12\x33\n\x08\x65vidence\x18\x04 \x01(\x0b\x32!.throughline.identity.v1.Evidence\"r\n\x0bMergeUndone\x12\x10\n\x08merge_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x1a\n\x12restored_client_id\x18\x03 \x01(\t\x12\x12\n\ndecided_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"e\n\x0f\x43onsentRecorded\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0f\n\x07granted\x18\x03 \x01(\x08\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\r\n\x05scope\x18\x05 \x01(\t\"\xc8\x01\n\x0f\x43lientForgotten\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x11\n\talias_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\ndecided_by\x18\x04 \x01(\t\x12\x13\n\x0bpersona_ids\x18\x05 \x03(\x0c\x12=\n\x0bidentifiers\x18\x06 \x03(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x17\n\x0finteraction_ids\x18\x07 \x03(\t\"W\n\x0eRulesPublished\x12/\n\x05rules\x18\x01 \x01(\x0b\x32 .throughline.identity.v1.RuleSet\x12\x14\n\x0cpublished_by\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/identity/v1/events.proto\x12\x17throughline.identity.v1\x1a%throughline/eventlog/v1/subject.proto\x1a#throughline/identity/v1/rules.proto\x1a*throughline/ingestion/v1/interaction.proto\"B\n\x08\x45vidence\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x15\n\rrules_version\x18\x02 \x01(\x05\x12\x11\n\tevent_ids\x18\x03 \x03(\t\"\\\n\x0c\x43lientOpened\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x33\n\x08\x65vidence\x18\x02 \x01(\x0b\x32!.throughline.identity.v1.Evidence\"\xdb\x01\n\x10IdentifierLinked\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12<\n\nidentifier\x18\x02 \x01(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x33\n\x08\x65vidence\x18\x03 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12 \n\x12previous_client_id\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x19\n\x11identifies_person\x18\x05 \x01(\x08\"\xb8\x01\n\x11IdentifierDemoted\x12<\n\nidentifier\x18\x01 \x01(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x33\n\x08\x65vidence\x18\x03 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12 \n\x12previous_client_id\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\"\xfb\x01\n\x15InteractionAttributed\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12?\n\x0binteraction\x18\x02 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x32\n\x08personal\x18\x03 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x33\n\x08\x65vidence\x18\x04 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x1f\n\x17interaction_recorded_at\x18\x05 \x01(\x03\"\x9f\x02\n\x17InteractionReattributed\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12 \n\x12previous_client_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12?\n\x0binteraction\x18\x03 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x32\n\x08personal\x18\x04 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x33\n\x08\x65vidence\x18\x05 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x1f\n\x17interaction_recorded_at\x18\x06 \x01(\x03\"\xc8\x01\n\rClientsMerged\x12\x10\n\x08merge_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x1e\n\x10merged_client_id\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x33\n\x08\x65vidence\x18\x04 \x01(\x0b\x32!.throughline.identity.v1.Evidence\x12\x12\n\ndecided_by\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x13\n\x0bpersona_ids\x18\x07 \x03(\x0c\"\x8e\x01\n\rMergeProposed\x12\x10\n\x08merge_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x1d\n\x0fother_client_id\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x33\n\x08\x65vidence\x18\x04 \x01(\x0b\x32!.throughline.identity.v1.Evidence\"~\n\x0bMergeUndone\x12\x10\n\x08merge_id\x18\x01 \x01(\t\x12\x17\n\tclient_id\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12 \n\x12restored_client_id\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\ndecided_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"k\n\x0f\x43onsentRecorded\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0f\n\x07granted\x18\x03 \x01(\x08\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\r\n\x05scope\x18\x05 \x01(\t\"\xce\x01\n\x0f\x43lientForgotten\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x11\n\talias_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\ndecided_by\x18\x04 \x01(\t\x12\x13\n\x0bpersona_ids\x18\x05 \x03(\x0c\x12=\n\x0bidentifiers\x18\x06 \x03(\x0b\x32(.throughline.ingestion.v1.IdentifierHash\x12\x17\n\x0finteraction_ids\x18\x07 \x03(\t\"W\n\x0eRulesPublished\x12/\n\x05rules\x18\x01 \x01(\x0b\x32 .throughline.identity.v1.RuleSet\x12\x14\n\x0cpublished_by\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.identity.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVIDENCE']._serialized_start=146
-  _globals['_EVIDENCE']._serialized_end=212
-  _globals['_CLIENTOPENED']._serialized_start=214
-  _globals['_CLIENTOPENED']._serialized_end=300
-  _globals['_IDENTIFIERLINKED']._serialized_start=303
-  _globals['_IDENTIFIERLINKED']._serialized_end=510
-  _globals['_IDENTIFIERDEMOTED']._serialized_start=513
-  _globals['_IDENTIFIERDEMOTED']._serialized_end=691
-  _globals['_INTERACTIONATTRIBUTED']._serialized_start=694
-  _globals['_INTERACTIONATTRIBUTED']._serialized_end=939
-  _globals['_INTERACTIONREATTRIBUTED']._serialized_start=942
-  _globals['_INTERACTIONREATTRIBUTED']._serialized_end=1217
-  _globals['_CLIENTSMERGED']._serialized_start=1220
-  _globals['_CLIENTSMERGED']._serialized_end=1408
-  _globals['_MERGEPROPOSED']._serialized_start=1411
-  _globals['_MERGEPROPOSED']._serialized_end=1541
-  _globals['_MERGEUNDONE']._serialized_start=1543
-  _globals['_MERGEUNDONE']._serialized_end=1657
-  _globals['_CONSENTRECORDED']._serialized_start=1659
-  _globals['_CONSENTRECORDED']._serialized_end=1760
-  _globals['_CLIENTFORGOTTEN']._serialized_start=1763
-  _globals['_CLIENTFORGOTTEN']._serialized_end=1963
-  _globals['_RULESPUBLISHED']._serialized_start=1965
-  _globals['_RULESPUBLISHED']._serialized_end=2052
+  _globals['_CLIENTOPENED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CLIENTOPENED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_IDENTIFIERLINKED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_IDENTIFIERLINKED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_IDENTIFIERLINKED'].fields_by_name['previous_client_id']._loaded_options = None
+  _globals['_IDENTIFIERLINKED'].fields_by_name['previous_client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_IDENTIFIERDEMOTED'].fields_by_name['previous_client_id']._loaded_options = None
+  _globals['_IDENTIFIERDEMOTED'].fields_by_name['previous_client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_INTERACTIONATTRIBUTED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_INTERACTIONATTRIBUTED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_INTERACTIONREATTRIBUTED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_INTERACTIONREATTRIBUTED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_INTERACTIONREATTRIBUTED'].fields_by_name['previous_client_id']._loaded_options = None
+  _globals['_INTERACTIONREATTRIBUTED'].fields_by_name['previous_client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CLIENTSMERGED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CLIENTSMERGED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CLIENTSMERGED'].fields_by_name['merged_client_id']._loaded_options = None
+  _globals['_CLIENTSMERGED'].fields_by_name['merged_client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_MERGEPROPOSED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_MERGEPROPOSED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_MERGEPROPOSED'].fields_by_name['other_client_id']._loaded_options = None
+  _globals['_MERGEPROPOSED'].fields_by_name['other_client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_MERGEUNDONE'].fields_by_name['client_id']._loaded_options = None
+  _globals['_MERGEUNDONE'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_MERGEUNDONE'].fields_by_name['restored_client_id']._loaded_options = None
+  _globals['_MERGEUNDONE'].fields_by_name['restored_client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CONSENTRECORDED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CONSENTRECORDED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CLIENTFORGOTTEN'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CLIENTFORGOTTEN'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_EVIDENCE']._serialized_start=185
+  _globals['_EVIDENCE']._serialized_end=251
+  _globals['_CLIENTOPENED']._serialized_start=253
+  _globals['_CLIENTOPENED']._serialized_end=345
+  _globals['_IDENTIFIERLINKED']._serialized_start=348
+  _globals['_IDENTIFIERLINKED']._serialized_end=567
+  _globals['_IDENTIFIERDEMOTED']._serialized_start=570
+  _globals['_IDENTIFIERDEMOTED']._serialized_end=754
+  _globals['_INTERACTIONATTRIBUTED']._serialized_start=757
+  _globals['_INTERACTIONATTRIBUTED']._serialized_end=1008
+  _globals['_INTERACTIONREATTRIBUTED']._serialized_start=1011
+  _globals['_INTERACTIONREATTRIBUTED']._serialized_end=1298
+  _globals['_CLIENTSMERGED']._serialized_start=1301
+  _globals['_CLIENTSMERGED']._serialized_end=1501
+  _globals['_MERGEPROPOSED']._serialized_start=1504
+  _globals['_MERGEPROPOSED']._serialized_end=1646
+  _globals['_MERGEUNDONE']._serialized_start=1648
+  _globals['_MERGEUNDONE']._serialized_end=1774
+  _globals['_CONSENTRECORDED']._serialized_start=1776
+  _globals['_CONSENTRECORDED']._serialized_end=1883
+  _globals['_CLIENTFORGOTTEN']._serialized_start=1886
+  _globals['_CLIENTFORGOTTEN']._serialized_end=2092
+  _globals['_RULESPUBLISHED']._serialized_start=2094
+  _globals['_RULESPUBLISHED']._serialized_end=2181
 # @@protoc_insertion_point(module_scope)

@@ -23,32 +23,39 @@ _sym_db = _symbol_database.Default()
 
 
 from throughline.eventlog.v1 import eventlog_pb2 as throughline_dot_eventlog_dot_v1_dot_eventlog__pb2
+from throughline.eventlog.v1 import subject_pb2 as throughline_dot_eventlog_dot_v1_dot_subject__pb2
 from throughline.ingestion.v1 import interaction_pb2 as throughline_dot_ingestion_dot_v1_dot_interaction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%throughline/ingestion/v1/events.proto\x12\x18throughline.ingestion.v1\x1a&throughline/eventlog/v1/eventlog.proto\x1a*throughline/ingestion/v1/interaction.proto\"\x99\x01\n\x13InteractionRecorded\x12\x39\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x32\n\x08personal\x18\x02 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x13\n\x0b\x63ontent_mac\x18\x03 \x01(\x0c\"\xb9\x01\n\x15InteractionConflicted\x12\x39\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x32\n\x08personal\x18\x02 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x13\n\x0b\x63ontent_mac\x18\x03 \x01(\x0c\x12\x1c\n\x14recorded_content_mac\x18\x04 \x01(\x0c\"\xed\x01\n\x16InteractionQuarantined\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x1d\n\x15source_interaction_id\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06remedy\x18\x06 \x01(\t\x12\x31\n\x07offered\x18\x07 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x13\n\x0b\x63ontent_mac\x18\x08 \x01(\x0c\x12\x13\n\x0boccurred_at\x18\t \x01(\x03\"\x95\x01\n\x12QuarantineRedriven\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x32\n\x07verdict\x18\x02 \x01(\x0e\x32!.throughline.ingestion.v1.Verdict\x12\x13\n\x0b\x63ontent_mac\x18\x03 \x01(\x0c\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06offers\x18\x05 \x01(\x03\"]\n\x11\x43hannelRegistered\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x37\n\x06traits\x18\x02 \x01(\x0b\x32\'.throughline.ingestion.v1.ChannelTraits\"B\n\x10SourceRegistered\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63hannels\x18\x03 \x03(\t\"\x87\x01\n\rOffersTallied\x12/\n\x07tallies\x18\x01 \x03(\x0b\x32\x1e.throughline.eventlog.v1.Tally\x12\x45\n\x11quarantined_again\x18\x02 \x03(\x0b\x32*.throughline.ingestion.v1.QuarantinedAgain\"O\n\x10QuarantinedAgain\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ontent_mac\x18\x02 \x01(\x0c\x12\x0e\n\x06offers\x18\x03 \x01(\x03*\x93\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_RECORDED\x10\x01\x12\x15\n\x11VERDICT_DUPLICATE\x10\x02\x12\x14\n\x10VERDICT_CONFLICT\x10\x03\x12\x17\n\x13VERDICT_QUARANTINED\x10\x04\x12\x13\n\x0fVERDICT_REFUSED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%throughline/ingestion/v1/events.proto\x12\x18throughline.ingestion.v1\x1a&throughline/eventlog/v1/eventlog.proto\x1a%throughline/eventlog/v1/subject.proto\x1a*throughline/ingestion/v1/interaction.proto\"\x9f\x01\n\x13InteractionRecorded\x12?\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFactsB\x04\x88\xce\x18\x01\x12\x32\n\x08personal\x18\x02 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x13\n\x0b\x63ontent_mac\x18\x03 \x01(\x0c\"\xbf\x01\n\x15InteractionConflicted\x12?\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFactsB\x04\x88\xce\x18\x01\x12\x32\n\x08personal\x18\x02 \x01(\x0b\x32 .throughline.ingestion.v1.Sealed\x12\x13\n\x0b\x63ontent_mac\x18\x03 \x01(\x0c\x12\x1c\n\x14recorded_content_mac\x18\x04 \x01(\x0c\"\xf3\x01\n\x16InteractionQuarantined\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x1d\n\x15source_interaction_id\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06remedy\x18\x06 \x01(\t\x12\x37\n\x07offered\x18\x07 \x01(\x0b\x32 .throughline.ingestion.v1.SealedB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x63ontent_mac\x18\x08 \x01(\x0c\x12\x13\n\x0boccurred_at\x18\t \x01(\x03\"\x95\x01\n\x12QuarantineRedriven\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x32\n\x07verdict\x18\x02 \x01(\x0e\x32!.throughline.ingestion.v1.Verdict\x12\x13\n\x0b\x63ontent_mac\x18\x03 \x01(\x0c\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06offers\x18\x05 \x01(\x03\"]\n\x11\x43hannelRegistered\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x37\n\x06traits\x18\x02 \x01(\x0b\x32\'.throughline.ingestion.v1.ChannelTraits\"B\n\x10SourceRegistered\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63hannels\x18\x03 \x03(\t\"\x87\x01\n\rOffersTallied\x12/\n\x07tallies\x18\x01 \x03(\x0b\x32\x1e.throughline.eventlog.v1.Tally\x12\x45\n\x11quarantined_again\x18\x02 \x03(\x0b\x32*.throughline.ingestion.v1.QuarantinedAgain\"O\n\x10QuarantinedAgain\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ontent_mac\x18\x02 \x01(\x0c\x12\x0e\n\x06offers\x18\x03 \x01(\x03*\x93\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_RECORDED\x10\x01\x12\x15\n\x11VERDICT_DUPLICATE\x10\x02\x12\x14\n\x10VERDICT_CONFLICT\x10\x03\x12\x17\n\x13VERDICT_QUARANTINED\x10\x04\x12\x13\n\x0fVERDICT_REFUSED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.ingestion.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=1270
-  _globals['_VERDICT']._serialized_end=1417
-  _globals['_INTERACTIONRECORDED']._serialized_start=152
-  _globals['_INTERACTIONRECORDED']._serialized_end=305
-  _globals['_INTERACTIONCONFLICTED']._serialized_start=308
-  _globals['_INTERACTIONCONFLICTED']._serialized_end=493
-  _globals['_INTERACTIONQUARANTINED']._serialized_start=496
-  _globals['_INTERACTIONQUARANTINED']._serialized_end=733
-  _globals['_QUARANTINEREDRIVEN']._serialized_start=736
-  _globals['_QUARANTINEREDRIVEN']._serialized_end=885
-  _globals['_CHANNELREGISTERED']._serialized_start=887
-  _globals['_CHANNELREGISTERED']._serialized_end=980
-  _globals['_SOURCEREGISTERED']._serialized_start=982
-  _globals['_SOURCEREGISTERED']._serialized_end=1048
-  _globals['_OFFERSTALLIED']._serialized_start=1051
-  _globals['_OFFERSTALLIED']._serialized_end=1186
-  _globals['_QUARANTINEDAGAIN']._serialized_start=1188
-  _globals['_QUARANTINEDAGAIN']._serialized_end=1267
+  _globals['_INTERACTIONRECORDED'].fields_by_name['facts']._loaded_options = None
+  _globals['_INTERACTIONRECORDED'].fields_by_name['facts']._serialized_options = b'\210\316\030\001'
+  _globals['_INTERACTIONCONFLICTED'].fields_by_name['facts']._loaded_options = None
+  _globals['_INTERACTIONCONFLICTED'].fields_by_name['facts']._serialized_options = b'\210\316\030\001'
+  _globals['_INTERACTIONQUARANTINED'].fields_by_name['offered']._loaded_options = None
+  _globals['_INTERACTIONQUARANTINED'].fields_by_name['offered']._serialized_options = b'\210\316\030\001'
+  _globals['_VERDICT']._serialized_start=1327
+  _globals['_VERDICT']._serialized_end=1474
+  _globals['_INTERACTIONRECORDED']._serialized_start=191
+  _globals['_INTERACTIONRECORDED']._serialized_end=350
+  _globals['_INTERACTIONCONFLICTED']._serialized_start=353
+  _globals['_INTERACTIONCONFLICTED']._serialized_end=544
+  _globals['_INTERACTIONQUARANTINED']._serialized_start=547
+  _globals['_INTERACTIONQUARANTINED']._serialized_end=790
+  _globals['_QUARANTINEREDRIVEN']._serialized_start=793
+  _globals['_QUARANTINEREDRIVEN']._serialized_end=942
+  _globals['_CHANNELREGISTERED']._serialized_start=944
+  _globals['_CHANNELREGISTERED']._serialized_end=1037
+  _globals['_SOURCEREGISTERED']._serialized_start=1039
+  _globals['_SOURCEREGISTERED']._serialized_end=1105
+  _globals['_OFFERSTALLIED']._serialized_start=1108
+  _globals['_OFFERSTALLIED']._serialized_end=1243
+  _globals['_QUARANTINEDAGAIN']._serialized_start=1245
+  _globals['_QUARANTINEDAGAIN']._serialized_end=1324
 # @@protoc_insertion_point(module_scope)

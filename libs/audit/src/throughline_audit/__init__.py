@@ -1,0 +1,1 @@
+"""What an auditor takes away and verifies: checkpoints and evidence packs."""

@@ -1,0 +1,270 @@
+"""`throughline audit` and `throughline verify`: evidence packs, made and verified."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from throughline.ingestion.v1 import interaction_pb2
+from throughline_audit.gathering import Gatherer, LogPart, NothingFoundError
+from throughline_audit.packing import Asked, Pack, shown
+from throughline_audit.page import Line, page
+from throughline_client.client import Throughline
+from throughline_client.commands.clients import identifier_option
+from throughline_client.commands.logs import EventDecoder
+from throughline_client.commands.running import (
+    BAD_INPUT,
+    DIFFERENCE,
+    Failure,
+    Instant,
+    connected,
+    one_of,
+    output_option,
+    tell,
+)
+from throughline_client.commands.showing import plain, print_json, when
+from throughline_client.endpoints import SERVICES
+from throughline_eventlog import wall_clock
+from throughline_proof import NoteInvalidError
+from throughline_proof.verifier import PackInvalidError, notes_in, read_keys, verify_pack
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
+Definitions = Mapping[str, Any]
+
+
+def _pack_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option(
+        "--since", type=_EXISTING, multiple=True, help="A checkpoint note, or an earlier pack, that this one continues."
+    )(command)
+    return click.option("--to", "file", type=_FILE, required=True, help="The file to write.")(command)
+
+
+@click.group()
+def audit() -> None:
+    """Write evidence packs: one file with events, what proves them, and a page to read.
+
+    `throughline verify` verifies a pack, offline; so does the verify.py in it (docs/evidence.md).
+
+    \b
+    Examples:
+      throughline audit client 5f0c... --to EVIDENCE.zip
+      throughline audit range identity --after 100 --until 200 --to EVIDENCE.zip
+
+    \b
+    Exit codes: 0 written; 1 refused, or there is nothing of it; 2 bad input; 3 a service is away.
+    """
+
+
+@audit.command("client")
+@click.argument("client_id", default="")
+@identifier_option
+@click.option("--as-of", type=Instant(), default=0, help="Show what was recorded until then; count what came later.")
+@_pack_options
+@connected
+async def client_pack(
+    client: Throughline,
+    *,
+    client_id: str,
+    identifiers: tuple[interaction_pb2.Identifier, ...],
+    as_of: int,
+    file: Path,
+    since: tuple[Path, ...],
+) -> None:
+    """Everything that the five logs hold of a client, and the proof that it is everything.
+
+    The client's id and aliases are followed through identity, journey, feedback and scoring, their personas through
+    ingestion. Personal values stay sealed.
+
+    \b
+    Examples:
+      throughline audit client 5f0c... --to EVIDENCE.zip
+      throughline audit client --identifier loyalty_card=1 --as-of 2026-05-03T14:00 --to EVIDENCE.zip
+    """
+    one_of(client_id, identifiers)
+    if identifiers:
+        client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
+    async with _Making(client, since, file) as making:
+        ids, parts = await making.gatherer.of_client(client_id)
+        await making.write(
+            Asked("client", {"client_id": client_id, "ids": ids}, wall_clock(), as_of),
+            parts,
+            title=f"Client {ids[0]}",
+            facts={"client": ids[0], "also known as": ", ".join(ids[1:])},
+        )
+
+
+@audit.command("interaction")
+@click.argument("interaction_id")
+@_pack_options
+@connected
+async def interaction_pack(client: Throughline, *, interaction_id: str, file: Path, since: tuple[Path, ...]) -> None:
+    """What each of the five logs says of an interaction.
+
+    \b
+    Example:
+      throughline audit interaction 9b2e... --to EVIDENCE.zip
+    """
+    async with _Making(client, since, file) as making:
+        await making.write(
+            Asked("interaction", {"interaction_id": interaction_id}, wall_clock()),
+            await making.gatherer.of_interaction(interaction_id),
+            title=f"Interaction {interaction_id}",
+            facts={"interaction": interaction_id},
+        )
+
+
+@audit.command("range")
+@click.argument("service", type=click.Choice(SERVICES))
+@click.option("--after", type=click.IntRange(0), default=0, help="Only positions after this one.")
+@click.option("--until", type=click.IntRange(0), default=0, help="Only positions up to this one; 0: to the end.")
+@_pack_options
+@connected
+async def range_pack(
+    client: Throughline, *, service: str, after: int, until: int, file: Path, since: tuple[Path, ...]
+) -> None:
+    """All events of a log in a range, and the proof that none of them is missing.
+
+    \b
+    Example:
+      throughline audit range identity --after 100 --until 200 --to EVIDENCE.zip
+    """
+    async with _Making(client, since, file) as making:
+        await making.write(
+            Asked("range", {"service": service, "after": after, "until": until}, wall_clock()),
+            {service: await making.gatherer.of_range(service, after, until)},
+            title=f"Log of {service}, positions {after + 1} to {until or 'the end'}",
+            facts={"log": service},
+        )
+
+
+@click.command()
+@click.argument("pack", type=_EXISTING)
+@click.option("--key", type=_EXISTING, required=True, help="The verifier keys that you trust, one a line.")
+@click.option("--earlier", type=_EXISTING, multiple=True, help="A checkpoint note or pack that you hold from before.")
+@output_option
+def verify(pack: Path, *, key: Path, earlier: tuple[Path, ...], output: str) -> None:
+    """Verify an evidence pack, offline: signatures, inclusion, consistency, completeness.
+
+    Everything that does not hold is named. The keys are those that the installation gave you, not those in the pack.
+
+    \b
+    Examples:
+      throughline verify EVIDENCE.zip --key VERIFIER_KEYS
+      throughline verify EVIDENCE.zip --key VERIFIER_KEYS --earlier CHECKPOINTS/journey.note
+
+    \b
+    Exit codes: 0 everything holds; 2 no pack, or no key; 4 something does not hold.
+    """
+    try:
+        keys = read_keys(key.read_text(encoding="utf-8"))
+        held = [note for each in earlier for note in notes_in(each.read_bytes())]
+        report = verify_pack(pack.read_bytes(), keys, held)
+    except PackInvalidError as error:
+        raise Failure(f"{pack}: {error}", DIFFERENCE) from error
+    except (OSError, ValueError) as error:
+        raise Failure(str(error), BAD_INPUT) from error
+    if output == "json":
+        print_json({"holds": report.holds, "proved": report.proved, "broken": report.broken})
+    else:
+        for line in report.proved:
+            click.echo(f"holds   {line}")
+        for line in report.broken:
+            click.echo(f"BROKEN  {line}")
+    if not report.holds:
+        sys.exit(DIFFERENCE)
+
+
+class _Making:
+    """Gathers, writes and tells how far it is."""
+
+    def __init__(self, client: Throughline, since: tuple[Path, ...], file: Path) -> None:
+        self._client = client
+        self._file = file
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("{task.completed:,} events"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("gathering", total=None)
+        try:
+            notes = [note for each in since for note in notes_in(each.read_bytes())]
+        except (OSError, ValueError) as error:
+            raise Failure(f"--since: {error}", BAD_INPUT) from error
+        self.gatherer = Gatherer(client, notes, self._moved)
+
+    async def __aenter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._progress.stop()
+        if isinstance(error, NothingFoundError):
+            raise Failure(str(error), 1) from error
+        if isinstance(error, NoteInvalidError):
+            raise Failure(f"--since: {error}", BAD_INPUT) from error
+
+    def _moved(self, service: str, events: int) -> None:
+        self._progress.update(self._task, description=f"gathering {service}", advance=events)
+
+    async def write(self, asked: Asked, parts: Mapping[str, LogPart], *, title: str, facts: Mapping[str, str]) -> None:
+        """Writes the pack whole, or not at all."""
+        decode = EventDecoder()
+        lines: list[Line] = []
+        for name, part in parts.items():
+            for proof in part.proofs:
+                if shown(proof, asked.cut):
+                    told = decode(proof.event)
+                    times = (told["occurred_at"], told["recorded_at"])
+                    lines.append(Line(name, proof.event.position, proof.event.type, *times, told["payload"]))
+        said = {
+            **{name: value for name, value in facts.items() if value},
+            "as of": when(asked.cut) or "now",
+            "made": when(asked.made_at),
+            **{
+                f"log of {name}": f"{len(part.proofs)} events of {each.size}, root {each.root.hex()}"
+                for name, part in parts.items()
+                for each in (part.checkpoint,)
+            },
+        }
+        more = {"index.html": page(title, said, lines), "definitions.json": await self._definitions()}
+        pack = Pack(asked, parts, await self.gatherer.keys(), more)
+        note = await self._client.proofs(next(iter(parts))).sign_manifest(pack.digest)
+        raw = pack.signed(note)
+        _write(self._file, raw)
+        counts = ", ".join(f"{name} {len(part.proofs)}" for name, part in parts.items())
+        tell(f"{self._file}: {len(raw):,} bytes; events: {counts}")
+        click.echo(self._file)
+
+    async def _definitions(self) -> bytes:
+        """What the services decided by when the pack was made: rules, journeys, routes, metrics, formulas."""
+        metrics = await self._client.scoring.metrics()
+        told = {
+            "identity_rules": plain(await self._client.identity.rules()),
+            "journeys": [plain(each) for each in await self._client.journey.journeys()],
+            "routes": plain(await self._client.feedback.routes()),
+            "metrics": [plain(each) for each in metrics.metrics],
+            "formulas": [plain(each) for each in metrics.formulas],
+        }
+        return orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _write(file: Path, raw: bytes) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(raw)
+        draft.replace(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise Failure(f"{file} cannot be written: {error.strerror}", BAD_INPUT) from error

@@ -1,0 +1,208 @@
+"""Asks the services for events and what proves them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from throughline.eventlog.v1 import eventlog_pb2
+from throughline.identity.v1 import events_pb2 as identity
+from throughline.proof.v1 import proof_pb2
+from throughline_client.client import Throughline
+from throughline_client.endpoints import SERVICES
+from throughline_proof import Checkpoint, PublicKey, open_checkpoint
+from throughline_rpc import RemoteRefusal
+
+AT_ONCE = 200
+"""Events asked for in one call."""
+_TRIES = 10
+
+CHOSEN, RANGE, BEGINNING = "chosen", "range", "beginning"
+_ATTRIBUTED: Mapping[str, Callable[[bytes], identity.InteractionAttributed | identity.InteractionReattributed]] = {
+    identity.InteractionAttributed.DESCRIPTOR.full_name: identity.InteractionAttributed.FromString,
+    identity.InteractionReattributed.DESCRIPTOR.full_name: identity.InteractionReattributed.FromString,
+}
+_MERGED = identity.ClientsMerged.DESCRIPTOR.full_name
+_FORGOTTEN = identity.ClientForgotten.DESCRIPTOR.full_name
+
+Told = Callable[[str, int], None]
+"""Hears how many events of a service were taken."""
+
+
+@dataclass
+class LogPart:
+    """What a pack shows of one log: proofs of events, lists of subjects (by hex id), earlier checkpoints continued.
+
+    `mode`: chosen events, a whole `range` of them, or the log's `beginning` up to one. `beginning`: what proves the
+    tree of the events shown to be the beginning of the checkpoint's.
+    """
+
+    service: str
+    mode: str
+    checkpoint: proof_pb2.CheckpointSigned
+    proofs: list[proof_pb2.InclusionProof] = field(default_factory=list[proof_pb2.InclusionProof])
+    subjects: dict[str, proof_pb2.GetSubjectProofResponse] = field(
+        default_factory=dict[str, proof_pb2.GetSubjectProofResponse]
+    )
+    earlier: list[tuple[str, list[bytes]]] = field(default_factory=list[tuple[str, list[bytes]]])
+    beginning: list[bytes] = field(default_factory=list[bytes])
+
+
+class NothingFoundError(Exception):
+    """No log has an event of what was asked for; the message says what to give."""
+
+
+class Gatherer:
+    """Gathers for one pack. Every method raises RemoteRefusal where a call fails, EndpointError."""
+
+    def __init__(self, client: Throughline, since: Sequence[str], told: Told) -> None:
+        self._client = client
+        self._since = since
+        self._told = told
+        self.vkeys: list[str] = []
+
+    async def keys(self) -> list[str]:
+        """The installation's verifier keys."""
+        if not self.vkeys:
+            self.vkeys = await self._client.proofs(SERVICES[0]).keys()
+        return self.vkeys
+
+    async def checkpoints(self) -> dict[str, proof_pb2.CheckpointSigned]:
+        """Every log as it ends now, signed."""
+        made = await asyncio.gather(*(self._client.proofs(service).checkpoint() for service in SERVICES))
+        return dict(zip(SERVICES, made, strict=True))
+
+    async def whose(self, client_id: str) -> list[str]:
+        """The client's id and aliases; of a forgotten client all ids that were ever merged with it."""
+        try:
+            found = await self._client.identity.client(client_id)
+        except RemoteRefusal as refusal:
+            if refusal.reason != "CLIENT_FORGOTTEN":
+                raise
+            return await self._merged_with(client_id)
+        return [found.client_id, *found.alias_ids]
+
+    async def _merged_with(self, client_id: str) -> list[str]:
+        found, asked = [client_id], 0
+        while asked < len(found):
+            events = self._client.log("identity").read(client_id=found[asked])
+            async for event in events:
+                if event.type == _MERGED:
+                    payload = eventlog_pb2.Envelope.FromString(event.envelope).payload
+                    merged = identity.ClientsMerged.FromString(payload)
+                    found += [each for each in (merged.client_id, merged.merged_client_id) if each not in found]
+            asked += 1
+        return found
+
+    async def of_client(self, client_id: str) -> tuple[list[str], dict[str, LogPart]]:
+        """The client's ids, and of each log all events that concern them; of ingestion's those of their personas."""
+        ids = await self.whose(client_id)
+        await self.checkpoints()
+        parts = {service: await self._of_subjects(service, ids) for service in SERVICES if service != "ingestion"}
+        personas = sorted(_personas(parts["identity"].proofs))
+        parts["ingestion"] = await self._of_subjects("ingestion", personas)
+        if not any(part.proofs for part in parts.values()):
+            raise NothingFoundError(f"no log has an event of client {client_id}: give an id that identity told")
+        return ids, {service: parts[service] for service in SERVICES}
+
+    async def of_interaction(self, interaction_id: str) -> dict[str, LogPart]:
+        """What each log says of an interaction."""
+        signed = await self.checkpoints()
+        parts: dict[str, LogPart] = {}
+        for service, checkpoint in signed.items():
+            events = self._client.log(service).read(interaction_ids=[interaction_id], until=checkpoint.position)
+            positions = [event.position async for event in events]
+            if positions:
+                parts[service] = await self._part(service, CHOSEN, checkpoint, positions)
+        if not parts:
+            raise NothingFoundError(f"no log has an event of interaction {interaction_id}: give an interaction's id")
+        return parts
+
+    async def of_range(self, service: str, after: int, until: int) -> LogPart:
+        """All events of a log behind a position, up to one (0: to the end)."""
+        checkpoint = await self._client.proofs(service).checkpoint()
+        last = min(until or checkpoint.position, checkpoint.position)
+        events = self._client.log(service).read(after=after, until=last)
+        positions = [event.position async for event in events]
+        if not positions:
+            raise NothingFoundError(f"the log of {service} has no event behind {after} up to {last}")
+        return await self._part(service, RANGE, checkpoint, positions)
+
+    async def of_subjects(self, service: str, subjects: Sequence[str]) -> LogPart:
+        """All events of a log that concern any of the subjects, each with the proof that they are all."""
+        await self._client.proofs(service).checkpoint()
+        return await self._of_subjects(service, subjects)
+
+    async def beginning(self, service: str, until: int) -> LogPart:
+        """The log from its first event to that at a position, proved as a whole."""
+        checkpoint = await self._client.proofs(service).checkpoint()
+        events = [event async for event in self._client.log(service).read(until=until)]
+        self._told(service, len(events))
+        part = LogPart(service, BEGINNING, checkpoint)
+        part.proofs = [
+            proof_pb2.InclusionProof(position=event.position, index=index, event=event)
+            for index, event in enumerate(events)
+        ]
+        part.beginning = await self._client.proofs(service).consistency(len(events), checkpoint.size)
+        part.earlier = await self._earlier(service, checkpoint)
+        return part
+
+    async def _of_subjects(self, service: str, subjects: Sequence[str]) -> LogPart:
+        proofs = self._client.proofs(service)
+        for _ in range(_TRIES):
+            found = {subject: await proofs.subject(bytes.fromhex(subject)) for subject in subjects}
+            checkpoints = [response.checkpoint for response in found.values()] or [await proofs.checkpoint()]
+            # The log may grow, and a checkpoint be made, between two answers: all must be about one.
+            if all(each.size == checkpoints[0].size for each in checkpoints):
+                break
+        else:
+            raise NothingFoundError(f"the log of {service} grows faster than it can be asked: try again")
+        positions = sorted({position for response in found.values() for position in response.positions})
+        part = await self._part(service, CHOSEN, checkpoints[0], positions)
+        part.subjects = found
+        return part
+
+    async def _part(
+        self, service: str, mode: str, checkpoint: proof_pb2.CheckpointSigned, positions: Sequence[int]
+    ) -> LogPart:
+        part = LogPart(service, mode, checkpoint)
+        for start in range(0, len(positions), AT_ONCE):
+            some = positions[start : start + AT_ONCE]
+            response = await self._client.proofs(service).inclusion(some, size=checkpoint.size, events=True)
+            part.proofs.extend(response.proofs)
+            self._told(service, len(some))
+        part.earlier = await self._earlier(service, checkpoint)
+        return part
+
+    async def _earlier(self, service: str, checkpoint: proof_pb2.CheckpointSigned) -> list[tuple[str, list[bytes]]]:
+        """Checkpoints that this one continues: the first that was ever made of events, and those that were given."""
+        keys = [PublicKey.of_vkey(vkey) for vkey in await self.keys()]
+        said = open_checkpoint(checkpoint.note, keys)
+        found: dict[Checkpoint, str] = {}
+        async for each in self._client.proofs(service).checkpoints():
+            if each.size:
+                found[open_checkpoint(each.note, keys)] = each.note
+                break
+        for note in self._since:
+            held = open_checkpoint(note, keys)
+            if held.origin == said.origin:
+                found[held] = note
+        continued: list[tuple[str, list[bytes]]] = []
+        for held, note in sorted(found.items(), key=lambda item: item[0].size):
+            if held.size <= said.size and held != said:
+                hashes = await self._client.proofs(service).consistency(held.size, said.size)
+                continued.append((note, hashes))
+        return continued
+
+
+def _personas(proofs: Iterable[proof_pb2.InclusionProof]) -> set[str]:
+    """The personas that identity's events of a client speak of: whose interactions were ever the client's."""
+    found: set[str] = set()
+    for proof in proofs:
+        payload = eventlog_pb2.Envelope.FromString(proof.event.envelope).payload
+        if proof.event.type in _ATTRIBUTED:
+            found.add(_ATTRIBUTED[proof.event.type](payload).interaction.persona_id.hex())
+        elif proof.event.type == _FORGOTTEN:
+            found.update(persona.hex() for persona in identity.ClientForgotten.FromString(payload).persona_ids)
+    return found
