@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from eventful import Lived, live
 from line import Line, StartSuite, connect
 
 from throughline_client.suite.suite import Suite
@@ -37,3 +39,26 @@ async def line(start_suite: StartSuite) -> AsyncIterator[Line]:
     async with connect(start_suite()) as connected:
         await connected.register()
         yield connected
+
+
+@pytest.fixture(scope="session")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
+    """Lived once for all tests: none of them changes anything in it."""
+    folder = tmp_path_factory.mktemp("lived") / "suite"
+    often = {"FEEDBACK_SWEEP_SECONDS": "0.1", "JOURNEY_SWEEP_SECONDS": "0.1"}
+
+    async def live_on(suite: Suite) -> None:
+        async with connect(suite) as line:
+            await line.register()
+            await live(line)
+
+    async def ask(suite: Suite) -> dict[str, str]:
+        async with connect(suite) as line:
+            return await line.digests()
+
+    with Suite(folder, environment=often) as suite:
+        asyncio.run(live_on(suite))
+    # Clocks decide no more: what is asked now is how it ended.
+    with Suite(folder, environment=dict.fromkeys(often, "3600")) as suite:
+        digests = asyncio.run(ask(suite))
+    return Lived(folder, digests)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,10 +15,28 @@ from throughline.identity.v1 import identity_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import definitions_pb2, journey_pb2
 from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2
+from throughline_client.installation import Installation
+from throughline_replay import Unit
 from throughline_testkit import eventually
 
 PROMPT = 400_000
 """Microseconds in which a case of these routes must be acknowledged."""
+
+
+@dataclass(frozen=True)
+class Lived:
+    """An eventful line that has stopped: its folder, and the digests of the live states at its end."""
+
+    folder: Path
+    digests: dict[str, str]
+
+    def unit(self, service: str, work: Path) -> Unit:
+        """What deciding one service's log again needs."""
+        env = {
+            "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
+            "THROUGHLINE_KEY_STORE": str(self.folder / "keys.db"),
+        }
+        return Unit(service, Installation.in_folder(self.folder).stores, env, work / f"{service}.db")
 
 
 async def live(line: Line, *, people: int = 30, events: int = 400) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import shutil
@@ -10,64 +9,22 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
-import eventful
 import pytest
 from click.testing import CliRunner
-from line import connect
+from eventful import Lived
 
 from feedback.domain import routing
 from journey.application.taking import TakeFromFeedback
 from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES
 from throughline_client.installation import Installation
-from throughline_client.suite.suite import Suite
 from throughline_eventlog import open_store
-from throughline_replay import StoredLog, Unit, derive, deriving, make_folds, replay_log
+from throughline_replay import StoredLog, derive, deriving, make_folds, replay_log
 from throughline_replay.deriving import DerivationError, derivable
 
 pytestmark = pytest.mark.e2e
-
-
-@dataclass(frozen=True)
-class Lived:
-    """An eventful line that has stopped: its folder, and the digests of the live states at its end."""
-
-    folder: Path
-    digests: dict[str, str]
-
-    def unit(self, service: str, work: Path) -> Unit:
-        """What deciding one service's log again needs."""
-        env = {
-            "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
-            "THROUGHLINE_KEY_STORE": str(self.folder / "keys.db"),
-        }
-        return Unit(service, Installation.in_folder(self.folder).stores, env, work / f"{service}.db")
-
-
-@pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
-    """Lived once for all tests: none of them changes anything in it."""
-    folder = tmp_path_factory.mktemp("lived") / "suite"
-    often = {"FEEDBACK_SWEEP_SECONDS": "0.1", "JOURNEY_SWEEP_SECONDS": "0.1"}
-
-    async def live(suite: Suite) -> None:
-        async with connect(suite) as line:
-            await line.register()
-            await eventful.live(line)
-
-    async def ask(suite: Suite) -> dict[str, str]:
-        async with connect(suite) as line:
-            return await line.digests()
-
-    with Suite(folder, environment=often) as suite:
-        asyncio.run(live(suite))
-    # Clocks decide no more: what is asked now is how it ended.
-    with Suite(folder, environment=dict.fromkeys(often, "3600")) as suite:
-        digests = asyncio.run(ask(suite))
-    return Lived(folder, digests)
 
 
 def test_law_05_fold_rederive_and_live_agree(lived: Lived, tmp_path: Path) -> None:
@@ -119,7 +76,7 @@ def test_a_change_of_code_is_named_at_the_first_event_that_it_decides_otherwise(
     assert found.events == found.derived
     assert found.differing > 1
     assert found.standing is not None
-    assert found.standing.changed
+    assert found.standing.families["feedback"].changed
     assert not found.same
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, cast
 
 from throughline_kernel import combine_digests, digest
@@ -113,26 +115,27 @@ def difference_within(key: str, live: bytes, replayed: bytes) -> Difference:
     """The first difference within one aggregate, given as canonical JSON; empty where one side has none."""
     if not live or not replayed:
         return Difference(key, "", _shown(live), _shown(replayed))
-    path, here, there = first_path(json.loads(live), json.loads(replayed), "")
-    return Difference(key, path, json.dumps(here)[:200], json.dumps(there)[:200])
+    return next(differences_within(key, live, replayed), Difference(key, "", _shown(live), _shown(replayed)))
+
+
+def differences_within(key: str, live: bytes, replayed: bytes) -> Iterator[Difference]:
+    """Every difference within one aggregate that both sides have, given as canonical JSON."""
+    for path, here, there in differing_paths(json.loads(live), json.loads(replayed)):
+        yield Difference(key, path, json.dumps(here)[:200], json.dumps(there)[:200])
 
 
 def _shown(state: bytes) -> str:
     return state.decode()[:200] if state else "absent"
 
 
-def first_path(here: Any, there: Any, path: str) -> tuple[str, object, object]:
-    """The first place, in name order, where two JSON values differ: its path below `path`, and the value of either."""
+def differing_paths(here: Any, there: Any, path: str = "") -> Iterator[tuple[str, object, object]]:
+    """Every place, in name order, where two JSON values differ: its path below `path`, and the value of either."""
     if isinstance(here, dict) and isinstance(there, dict):
         left, right = cast("dict[str, Any]", here), cast("dict[str, Any]", there)
         for name in sorted(left.keys() | right.keys()):
-            if left.get(name) != right.get(name):
-                return first_path(left.get(name), right.get(name), f"{path}.{name}" if path else name)
-    if isinstance(here, list) and isinstance(there, list):
-        ours, theirs = cast("list[Any]", here), cast("list[Any]", there)
-        for index in range(max(len(ours), len(theirs))):
-            mine = ours[index] if index < len(ours) else None
-            other = theirs[index] if index < len(theirs) else None
-            if mine != other:
-                return first_path(mine, other, f"{path}[{index}]")
-    return path, cast("object", here), cast("object", there)
+            yield from differing_paths(left.get(name), right.get(name), f"{path}.{name}" if path else name)
+    elif isinstance(here, list) and isinstance(there, list):
+        for index, (mine, other) in enumerate(zip_longest(cast("list[Any]", here), cast("list[Any]", there))):
+            yield from differing_paths(mine, other, f"{path}[{index}]")
+    elif here != there:
+        yield path, cast("object", here), cast("object", there)

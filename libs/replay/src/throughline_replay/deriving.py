@@ -34,7 +34,7 @@ from throughline_eventlog import (
     read_steps,
 )
 from throughline_kernel import Recorded, Refusal
-from throughline_replay.comparing import first_path
+from throughline_replay.comparing import differing_paths
 from throughline_replay.replaying import UnknownServiceError
 from throughline_replay.states import Standing, compare_states
 
@@ -124,6 +124,10 @@ class Unit:
 
 class DerivationError(Exception):
     """Deciding again cannot go on; the message says where and why."""
+
+
+class StoreAwayError(DerivationError):
+    """A store cannot be reached."""
 
 
 def _offered() -> dict[str, EntryPoint]:
@@ -463,9 +467,12 @@ def _difference(codec: Codec, logged: Recorded, derived: NewEvent | None) -> tup
             return name, _shown(there), _shown(here), event_id.hex()
     if logged.payload == derived.payload:
         return None
-    path, there, here = first_path(_values(logged.type, logged.payload), _values(derived.type, derived.payload), "")
     # Maps are written in any order: the same values in other bytes are the same event.
-    return None if there == here else (path, _shown(there), _shown(here), event_id.hex())
+    for path, there, here in differing_paths(
+        _values(logged.type, logged.payload), _values(derived.type, derived.payload)
+    ):
+        return path, _shown(there), _shown(here), event_id.hex()
+    return None
 
 
 def _event_id(codec: Codec, event: NewEvent) -> bytes:

@@ -1,34 +1,45 @@
-"""`throughline rederive` and `throughline whatif`: what the code at hand, or other rules, would have decided."""
+"""`throughline rederive`, `whatif` and `rebuild`: what the code at hand, or other rules, would have decided, and tables
+made anew from it.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
+from google.protobuf.message import Message
 
+from throughline.feedback.v1 import routes_pb2
+from throughline.identity.v1 import rules_pb2
+from throughline.journey.v1 import definitions_pb2
+from throughline_client.commands.definitions import read_definition
 from throughline_client.commands.running import (
     BAD_INPUT,
     DIFFERENCE,
     UNAVAILABLE,
     Failure,
+    data_option,
     output_option,
     tell,
 )
 from throughline_client.commands.showing import counting, print_json, print_table
 from throughline_client.endpoints import data_folder
 from throughline_client.installation import KEYS_FILE, Installation
-from throughline_eventlog import NewerLogError, SettingsError
-from throughline_kernel import InvalidError, UnavailableError
-from throughline_privacy import PrivacySettingsError
-from throughline_replay.deriving import DerivationError, Derived, Unit, derivable
-from throughline_replay.parallel import derive_all
+from throughline_eventlog import SettingsError
+from throughline_kernel import is_hex_id
+from throughline_replay.deriving import DerivationError, Derived, Progress, StoreAwayError, Unit, derivable, derive
+from throughline_replay.parallel import each_apart
+from throughline_replay.rebuilding import Rebuilt, rebuild
 from throughline_replay.states import Standing
+
+R = TypeVar("R")
 
 FROM_ENVIRONMENT: Final = "The stores are those of the services' own settings (PERSISTENCE_MODULE, POSTGRES_* ...)."
 LISTED: Final = 20
@@ -49,7 +60,17 @@ class Place:
         return Unit(service, self.installation.stores, self.env, file, instead, named)
 
 
-@click.command()
+def _place_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--from-environment", is_flag=True, help=FROM_ENVIRONMENT),
+        click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Where to work; else in --data."),
+        click.option("--fresh", is_flag=True, help="Begin anew what was interrupted, instead of going on with it."),
+    ):
+        command = option(command)
+    return output_option(command)
+
+
+@click.command("rederive")
 @click.argument("services", nargs=-1)
 @click.option(
     "--data",
@@ -58,14 +79,9 @@ class Place:
     multiple=True,
     help="Data folder of a suite (THROUGHLINE_DATA; else .throughline); once for each partition.",
 )
-@click.option("--from-environment", is_flag=True, help=FROM_ENVIRONMENT)
-@click.option(
-    "--work", type=click.Path(path_type=Path, file_okay=False), help="Where to work; else in the data folder."
-)
 @click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, help="Logs at a time; else one a core.")
-@click.option("--fresh", is_flag=True, help="Begin anew what was interrupted, instead of going on with it.")
-@output_option
-def rederive(
+@_place_options
+def rederive_command(
     services: tuple[str, ...],
     *,
     folders: tuple[Path, ...],
@@ -95,7 +111,8 @@ def rederive(
     chosen = _services(services)
     with _failures():
         places = _places(folders, from_environment=from_environment, work=work, name="rederive")
-        found = _derived(places, [place.unit(service) for place in places for service in chosen], workers, fresh=fresh)
+        units = [place.unit(service) for place in places for service in chosen]
+        found = _done(derive, places, units, workers, fresh=fresh)
     _report(places, found, output)
     if any(not each.same for each in found):
         raise SystemExit(DIFFERENCE)
@@ -128,15 +145,17 @@ def _places(folders: Sequence[Path], *, from_environment: bool, work: Path | Non
     return places
 
 
-def _derived(places: Sequence[Place], units: Sequence[Unit], workers: int, *, fresh: bool) -> list[Derived]:
-    """Decides all of it again, with a bar; what was worked with is gone when it is done."""
+def _done(
+    work: Callable[[Unit, Progress], R], places: Sequence[Place], units: Sequence[Unit], workers: int, *, fresh: bool
+) -> list[R]:
+    """Does it for each unit, with a bar; what was worked with is gone when it is done."""
     for place in places:
         if fresh:
             shutil.rmtree(place.work, ignore_errors=True)
         place.work.mkdir(parents=True, exist_ok=True)
     with counting() as bar:
         tasks = [bar.add_task(f"deciding again {unit.service}", total=None) for unit in units]
-        found = derive_all(units, workers, lambda index, count: bar.update(tasks[index], completed=count))
+        found = each_apart(work, units, workers, lambda index, count: bar.update(tasks[index], completed=count))
     for place in places:
         shutil.rmtree(place.work, ignore_errors=True)
     return found
@@ -168,10 +187,10 @@ def _report(places: Sequence[Place], found: Sequence[Derived], output: str) -> N
 
 
 def _counts(standing: Standing) -> str:
-    return (
-        f"of {standing.alike + standing.changed + standing.gone} aggregates {standing.changed} would be others, "
-        f"{standing.gone} would not be, and {standing.new} would be new"
-    )
+    every = standing.families.values()
+    changed, gone, new = (sum(getattr(each, name) for each in every) for name in ("changed", "gone", "new"))
+    before = changed + gone + sum(each.alike for each in every)
+    return f"of {before} aggregates {changed} would be others, {gone} would not be, and {new} would be new"
 
 
 def as_json(found: Derived) -> dict[str, Any]:
@@ -180,11 +199,154 @@ def as_json(found: Derived) -> dict[str, Any]:
     return {**asdict(found), "kinds": kinds, "same": found.same}
 
 
+@click.group()
+def whatif() -> None:
+    """Decide a whole history again under other rules, and say who would change.
+
+    The rules given hold from the beginning of the log in the place of those that were published; everything else, what
+    people asked for included, happens as it did. Nothing is written, and nothing that sends is there.
+
+    \b
+    Examples:
+      throughline whatif identity RULES.yaml
+      throughline whatif journey DEFINITION.yaml --client 4f0c2d6b8a1e4c3f9d2b7a6e5c4d3b2a
+      throughline whatif feedback ROUTES.yaml --output json
+
+    \b
+    Exit codes: 0 told; 2 the file or a setting is wrong, or the log cannot be decided again; 3 a store is away.
+    """
+
+
+def _whatif_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option("--client", default="", help="Tell of this client alone, all that would change.")(command)
+    command = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))(command)
+    return data_option(_place_options(command))
+
+
+@whatif.command("identity")
+@_whatif_options
+def whatif_identity(file: Path, **asked: Any) -> None:
+    """Other identity rules: FILE has a RuleSet in YAML or JSON."""
+    _whatif("identity", read_definition(file, rules_pb2.RuleSet()), **asked)
+
+
+@whatif.command("journey")
+@_whatif_options
+def whatif_journey(file: Path, **asked: Any) -> None:
+    """A new journey, or another definition of one: FILE has a JourneyDefinition, as for `journeys define`."""
+    _whatif("journey", read_definition(file, definitions_pb2.JourneyDefinition()), **asked)
+
+
+@whatif.command("feedback")
+@_whatif_options
+def whatif_feedback(file: Path, **asked: Any) -> None:
+    """Other routes: FILE has a RouteSet, as the routes file of the feedback service."""
+    _whatif("feedback", read_definition(file, routes_pb2.RouteSet()), **asked)
+
+
+def _whatif(
+    service: str,
+    rules: Message,
+    *,
+    client: str,
+    data: Path | None,
+    from_environment: bool,
+    work: Path | None,
+    fresh: bool,
+    output: str,
+) -> None:
+    if client and not is_hex_id(client):
+        raise click.BadParameter(f"{client!r} is no id: ids are 32 lowercase hex digits", param_hint="--client")
+    with _failures():
+        places = _places([data_folder(data)], from_environment=from_environment, work=work, name="whatif")
+        unit = places[0].unit(service, rules.SerializeToString(deterministic=True), (client,) if client else ())
+        (found,) = _done(derive, places, [unit], 1, fresh=fresh)
+    if client and found.standing is not None and not found.standing.families:
+        raise Failure(f"{service} keeps nothing under the id {client}, and would not", BAD_INPUT)
+    if output == "json":
+        print_json(as_json(found))
+        return
+    kinds = [(name.rpartition(".")[2], *counts) for name, counts in sorted(found.kinds.items()) if len({*counts}) > 1]
+    print_table(("event", "logged", "would be"), kinds, title="What would have been decided more or less often")
+    if found.standing is not None:
+        _tell_who(found.standing)
+    if found.refused:
+        tell(f"{found.refused} requests of people that were carried out would be refused")
+
+
+def _tell_who(standing: Standing) -> None:
+    families = [
+        (name, each.alike, each.changed, each.gone, each.new) for name, each in sorted(standing.families.items())
+    ]
+    columns = ("kind", "as it is", "would change", "would not be", "would be new")
+    print_table(columns, families, title="Who would change")
+    listed = [(each.key, each.path or "(whole)", each.live, each.replayed) for each in standing.listed[:LISTED]]
+    print_table(("what", "where", "stands", "would stand"), listed)
+
+
+@click.command("rebuild")
+@click.argument("service")
+@click.option("--check", is_flag=True, help="Only compare; leave the tables as they are.")
+@click.option("--repair", is_flag=True, help="Switch also where the live state differs, once the whole log was proved.")
+@_place_options
+@data_option
+def rebuild_command(
+    service: str,
+    *,
+    check: bool,
+    repair: bool,
+    data: Path | None,
+    from_environment: bool,
+    work: Path | None,
+    fresh: bool,
+    output: str,
+) -> None:
+    """Rebuild a service's tables beside the live ones, compare at one cut, and switch to them.
+
+    The tables beside the log are made anew by deciding the whole log again; the service may run. Where an event would
+    be decided otherwise, or the live state differs from the rebuilt one, nothing is switched, and the first difference
+    is named. SERVICE: identity, journey, feedback or scoring.
+
+    \b
+    Examples:
+      throughline rebuild journey --check
+      throughline rebuild scoring
+      throughline rebuild identity --repair
+
+    \b
+    Exit codes: 0 switched, or with --check the same; 2 a setting is wrong, or the log cannot be decided again; 3 a
+    store is away; 4 refused: something differs.
+    """
+    (chosen,) = _services((service,))
+    with _failures():
+        places = _places([data_folder(data)], from_environment=from_environment, work=work, name="rebuild")
+        doing = partial(rebuild, check=check, repair=repair)
+        (found,) = _done(doing, places, [places[0].unit(chosen)], 1, fresh=fresh)
+    _report_rebuilt(found, output, check=check)
+    if found.refused:
+        raise SystemExit(DIFFERENCE)
+
+
+def _report_rebuilt(found: Rebuilt, output: str, *, check: bool) -> None:
+    if output == "json":
+        told = {"switched": found.switched, "refused": found.refused, "rows": dict(found.rows)}
+        print_json({**told, "derived": as_json(found.derived)})
+        return
+    columns = ("table", "rows replaced" if found.switched else "rows that differ")
+    print_table(columns, sorted(found.rows.items()))
+    standing, service = found.derived.standing, found.derived.service
+    if found.refused:
+        tell(f"{service} was not switched: {found.refused}")
+    elif standing is not None:
+        what = "nothing was switched, as was asked" if check else "its tables are those that were rebuilt"
+        tell(f"{service}: state {standing.derived_digest[:16]} at position {found.derived.position}; {what}")
+
+
 @contextmanager
 def _failures() -> Generator[None]:
     try:
         yield
-    except (DerivationError, SettingsError, NewerLogError, PrivacySettingsError, InvalidError) as error:
+    except StoreAwayError as error:
+        raise Failure(str(error), UNAVAILABLE) from error
+    except (DerivationError, SettingsError) as error:
         raise Failure(str(error), BAD_INPUT) from error
-    except UnavailableError as error:
-        raise Failure(error.message, UNAVAILABLE) from error

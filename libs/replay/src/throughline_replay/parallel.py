@@ -6,25 +6,34 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing.sharedctypes import SynchronizedArray
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from throughline_replay.deriving import Derived, Unit, derive
+from throughline_eventlog import SettingsError
+from throughline_kernel import Refusal, UnavailableError
+from throughline_privacy import PrivacySettingsError
+from throughline_replay.deriving import DerivationError, Progress, StoreAwayError, Unit
+from throughline_replay.replaying import UnknownServiceError
+
+R = TypeVar("R")
 
 LOOK_SECONDS: Final = 0.2
 
 _counted: SynchronizedArray[int] | None = None
 
 
-def derive_all(units: Sequence[Unit], workers: int, progress: Callable[[int, int], None]) -> list[Derived]:
-    """Decides each unit again, `workers` at a time; `progress` hears a unit's index and how many events it has done.
+def each_apart(
+    work: Callable[[Unit, Progress], R], units: Sequence[Unit], workers: int, progress: Callable[[int, int], None]
+) -> list[R]:
+    """Does the work (`derive`, or another function of a module) for each unit, `workers` at a time.
 
-    Results are in the order of the units. Raises what `derive` raises, of the first unit that fails.
+    `progress` hears a unit's index and how many events it has done. Results are in the order of the units. Raises
+    DerivationError, StoreAwayError of the first unit that fails.
     """
     # A fresh process for each: what this one has open, or imported, is not there.
     spawn = multiprocessing.get_context("spawn")
     counted = spawn.Array("Q", len(units))
     with ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(counted,), max_tasks_per_child=1) as pool:
-        futures = [pool.submit(_derive, index, unit) for index, unit in enumerate(units)]
+        futures = [pool.submit(_work, work, index, unit) for index, unit in enumerate(units)]
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
@@ -41,11 +50,17 @@ def _begin(counted: Any) -> None:
     _counted = counted
 
 
-def _derive(index: int, unit: Unit) -> Derived:
+def _work(work: Callable[[Unit, Progress], R], index: int, unit: Unit) -> R:
     counted = _counted
     assert counted is not None  # noqa: S101 # set as the process starts
 
     def count(events: int) -> None:
         counted[index] += events
 
-    return derive(unit, count)
+    try:
+        return work(unit, count)
+    except UnavailableError as error:
+        raise StoreAwayError(error.message) from error
+    except (Refusal, UnknownServiceError, SettingsError, PrivacySettingsError, ValueError) as error:
+        # A refusal does not survive the way between processes; its sentence does.
+        raise DerivationError(f"{unit.service}: {error}") from error

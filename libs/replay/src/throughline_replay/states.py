@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Final
 
 from throughline_kernel import digest
-from throughline_replay.comparing import Difference, difference_within
+from throughline_replay.comparing import Difference, difference_within, differences_within
 
+_FAMILY: Final = re.compile("[./]")
 LISTED: Final = 50
 """Aggregates that are named one by one; the others are counted."""
 
 
+@dataclass(slots=True)
+class Family:
+    """How many aggregates of a kind are alike in two states, changed, gone and new."""
+
+    alike: int = 0
+    changed: int = 0
+    gone: int = 0
+    new: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Two states compared: digests (hex), how many aggregates are alike, changed, gone and new, and the first of those.
+    """Two states compared: digests (hex), counts by the kind of aggregate (what its key begins with), and the first
+    aggregates that differ.
 
     In a `Difference`, `live` is what stands and `replayed` what would stand.
     """
 
     digest: str
     derived_digest: str
-    alike: int
-    changed: int
-    gone: int
-    new: int
+    families: Mapping[str, Family]
     listed: tuple[Difference, ...]
 
     @property
@@ -45,24 +56,27 @@ def compare_states(
 ) -> Standing:
     """Compares two states given as (key, canonical JSON) in key order, in memory for two aggregates.
 
-    With `named`, only aggregates whose key ends in one of these are looked at. Raises ValueError where keys do not
-    increase.
+    With `named`, only aggregates whose key ends in one of these are looked at, and all that differs in them is listed,
+    not the first difference of each alone. Raises ValueError where keys do not increase.
     """
     ours, theirs = _Keyed(standing, named), _Keyed(derived, named)
-    alike = changed = gone = new = 0
+    families: dict[str, Family] = {}
     listed: list[Difference] = []
     while ours.key is not None or theirs.key is not None:
         key = min(key for key in (ours.key, theirs.key) if key is not None)
         there, here = ours.take(key), theirs.take(key)
+        family = families.setdefault(_FAMILY.split(key, 1)[0], Family())
         if there == here:
-            alike += 1
+            family.alike += 1
             continue
-        changed += there is not None and here is not None
-        gone += here is None
-        new += there is None
-        if len(listed) < LISTED:
+        family.gone += here is None
+        family.new += there is None
+        family.changed += there is not None and here is not None
+        if named and there is not None and here is not None:
+            listed += islice(differences_within(key, there, here), LISTED)
+        elif len(listed) < LISTED:
             listed.append(difference_within(key, there or b"", here or b""))
-    return Standing(ours.digest(), theirs.digest(), alike, changed, gone, new, tuple(listed))
+    return Standing(ours.digest(), theirs.digest(), families, tuple(listed))
 
 
 class _Keyed:

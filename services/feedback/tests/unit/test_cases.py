@@ -334,6 +334,19 @@ def replayed(items: list[Item], acts: list[Act], client_id: str = "c") -> Client
     return ClientFeedback.restored(client_id, POLICIES, 0, items, acts)
 
 
+def test_what_an_item_takes_along_is_told_in_one_order() -> None:
+    """Whether its client was at hand, or read from its rows, whose order says nothing: a log decided again is the same."""
+    one = item("a", 1)
+    acts = [Act(name, ActKind.ESCALATE, "a", BILLING, at) for name, at in (("z", 5), ("m", 9), ("b", 7), ("a", 7))]
+    at_hand = Desk()
+    at_hand.take(one)
+    for act in acts:
+        at_hand.act(act)
+    _, moved = at_hand.client.remove_item("a")
+    assert [act.act_id for act in moved] == ["z", "a", "b", "m"]
+    assert replayed([one], acts[::-1]).remove_item("a") == (one, moved)
+
+
 @settings(max_examples=300)
 @given(histories(), st.randoms(use_true_random=False), st.booleans())
 def test_any_order_of_arrival_gives_the_same_cases(

@@ -76,8 +76,8 @@ class JourneyDerivation:
         return refused
 
     def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
-        """Clients, definitions and the watermark."""
-        return aggregates(reader)
+        """Clients, definitions and the watermark; what is tried, as often as it was defined, by its content alone."""
+        return aggregates(reader, unversioned="" if self._instead is None else self._instead.journey)
 
     def _definitions(self, tx: Transaction, event: Recorded) -> list[DefineJourney]:
         """The definition in the log, and what is to hold instead as soon as any holds."""

@@ -39,7 +39,7 @@ Exit codes:
   1  refused by a service, or something in it was (the message says what and why)
   2  wrong usage, or bad input: a file, a mapping, a row, a value
   3  a service cannot be reached or is not serving
-  4  a difference was found (replay, rederive)
+  4  a difference was found (replay, rederive, rebuild)
   5  a part of the suite ended by itself (up)
 """
 

@@ -65,9 +65,10 @@ class ClientFeedback:
         return self._add(act.matter, act_order(act, self.items[act.anchor]), act)
 
     def remove_item(self, feedback_id: str) -> tuple[Item, list[Act]]:
-        """Gives the item up, with the acts anchored to it."""
+        """Gives the item up, with the acts anchored to it, in one order whether they were at hand or had to be read."""
         item = self.items.pop(feedback_id)
         acts = [act for act in self.acts.values() if act.anchor == feedback_id]
+        acts.sort(key=lambda act: (act.at, act.act_id))
         gone = frozenset({feedback_id, *(act.act_id for act in acts)})
         for act in acts:
             del self.acts[act.act_id]

@@ -214,7 +214,7 @@ class Decisions:
             if ledger.merges.get(merge_id := decided_merge_id(one, other, number)) is None
         )
         settlement = self._settlement(ledger, merge_id, command.traceparent)
-        personas = command.speakers or self._speakers(ledger, settlement.rules, command, (one, other))
+        personas = self._speakers(ledger, settlement.rules, command, (one, other))
         decided = DecidedMerge(merge_id, (one, other), personas, command.decided_by, command.reason)
         _bind(ledger, merge_id, decided.personas, joined=True)
         settlement.settle(_members(ledger, one, other), decided=decided, because=Basis(MANUAL, (merge_id,)))
@@ -223,10 +223,13 @@ class Decisions:
     def _speakers(
         self, ledger: Ledger, rules: Rules, command: MergeClients, clients: tuple[bytes, bytes]
     ) -> tuple[bytes, bytes]:
-        """The personas that the decision is about: for each id given, the surest of those that evidence alone gives it.
+        """The personas that the decision is about: those that were given, while they are of these clients; else the
+        surest, for each id given, of those that evidence alone gives it.
 
         So a decision about an alias holds that alias's side, whatever becomes of the merge that made it one.
         """
+        if command.speakers and [ledger.personas.must(each).client for each in command.speakers] == [*clients]:
+            return command.speakers
         area = Neighbourhood(ledger, rules, _members(ledger, *clients), whole=False)
         personas = [row.persona(persona_id) for persona_id, row in area.rows.items()]
         without_joins = Standing(parted=area.decisions.parted)

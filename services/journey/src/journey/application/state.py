@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from journey.application import codec, rows
@@ -139,9 +139,14 @@ class LiveState:
         return digests
 
 
-def aggregates(reader: Reader) -> Iterator[tuple[str, bytes]]:
-    """The whole state as it stands in the store: (key, canonical JSON) in key order."""
+def aggregates(reader: Reader, unversioned: str = "") -> Iterator[tuple[str, bytes]]:
+    """The whole state as it stands in the store: (key, canonical JSON) in key order.
+
+    The journey called `unversioned` shows without its version, so that two states differ only where its content does.
+    """
     definitions, watermark = read_definitions(reader), rows.number(reader.get(rows.META, rows.WATERMARK))
+    if (definition := definitions.get(unversioned)) is not None:
+        definitions = definitions.with_(replace(definition, version=0))
     cold = (key.hex() for key, _ in reader.scan(rows.CLIENTS))
     while clients := list(islice(cold, _AT_ONCE)):
         streams = reader.read_streams([codec.stream_of(client_id) for client_id in clients])

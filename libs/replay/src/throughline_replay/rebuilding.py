@@ -1,0 +1,107 @@
+"""A service's tables rebuilt beside the live ones, compared at one cut, and put in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from throughline_eventlog import Reader, Transaction
+from throughline_replay.deriving import Derived, Deriver, Progress, Unit, make_derivation
+
+ROWS_AT_ONCE: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What came of a rebuild. `rows` counts by table those that were, or would be, put or taken away.
+
+    `refused` says why the tables were left as they are; empty where they were switched, or only looked at.
+    """
+
+    derived: Derived
+    rows: Mapping[str, int] = field(default_factory=dict[str, int])
+    switched: bool = False
+    refused: str = ""
+
+
+def rebuild(unit: Unit, progress: Progress | None = None, *, check: bool = False, repair: bool = False) -> Rebuilt:
+    """Decides the log again in a store beside, and switches the live tables to those that came of it.
+
+    Beside a service that runs: the log is decided again from a view of it, the states are compared at that view's cut,
+    and only then are the tables held, while what came since is decided as well and the rows that differ are replaced in
+    one transaction. Refuses where an event is decided otherwise, or where the states differ; with `repair` a live state
+    that differs is replaced, for then the log has proved which one is right. With `check` nothing is written.
+    Raises: as `derive`.
+    """
+    with ExitStack() as open_things:
+        derivation = make_derivation(unit.service, unit.env)
+        deriver = Deriver.open(open_things, derivation, unit)
+        with deriver.own.snapshot() as own:
+            deriver.advance(own, progress)
+            found = deriver.compared(own)
+            refused = _refused(found, repair=repair)
+            if refused or check:
+                return Rebuilt(found, dict(_differing(own, deriver)), refused=refused)
+        with deriver.own.transaction() as live:
+            # Whoever writes waits from here on.
+            late = deriver.advance(live, progress)
+            if late.first is not None:
+                return Rebuilt(late, refused=_otherwise(late))
+            with deriver.beside.store.snapshot() as beside:
+                rows = {table: _replace(live, beside, table) for table in derivation.tables}
+        return Rebuilt(found, rows, switched=True)
+
+
+def _refused(found: Derived, *, repair: bool) -> str:
+    if found.first is not None:
+        return _otherwise(found)
+    if found.standing is not None and not found.standing.same and not repair:
+        return f"the live state differs from the rebuilt one at position {found.position}: {found.standing.first}"
+    return ""
+
+
+def _otherwise(found: Derived) -> str:
+    return f"the code at hand decides otherwise, and its tables would contradict the log: {found.first}"
+
+
+def _differing(own: Reader, deriver: Deriver) -> Iterator[tuple[str, int]]:
+    with deriver.beside.store.snapshot() as beside:
+        for table in deriver.derivation.tables:
+            yield table, sum(1 for _ in _changes(own, beside, table))
+
+
+def _replace(live: Transaction, beside: Reader, table: str) -> int:
+    """Makes the live table the one beside; how many rows that took."""
+    changed = 0
+    puts: dict[bytes, bytes] = {}
+    for key, value in _changes(live, beside, table):
+        changed += 1
+        if value is None:
+            live.delete(table, key)
+        else:
+            puts[key] = value
+        if len(puts) == ROWS_AT_ONCE:
+            live.put_many(table, puts)
+            puts = {}
+    live.put_many(table, puts)
+    return changed
+
+
+def _changes(live: Reader, beside: Reader, table: str) -> Iterator[tuple[bytes, bytes | None]]:
+    """The rows of a table that differ, in key order: the value beside, None where there is no such row."""
+    ours, theirs = live.scan(table), beside.scan(table)
+    mine, other = next(ours, None), next(theirs, None)
+    while mine is not None or other is not None:
+        if other is None or (mine is not None and mine[0] < other[0]):
+            assert mine is not None  # noqa: S101 # one of the two is there
+            yield mine[0], None
+            mine = next(ours, None)
+        elif mine is None or other[0] < mine[0]:
+            yield other
+            other = next(theirs, None)
+        else:
+            if mine[1] != other[1]:
+                yield other
+            mine, other = next(ours, None), next(theirs, None)

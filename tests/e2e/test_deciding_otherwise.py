@@ -1,0 +1,215 @@
+"""What other rules would have decided, and tables rebuilt beside the live ones and switched to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from click.testing import CliRunner, Result
+from eventful import Lived, who
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from line import connect, identifier, interaction, scattered_history
+
+from feedback.domain import routing
+from throughline.feedback.v1 import events_pb2 as feedback_events
+from throughline.identity.v1 import events_pb2 as identity_events
+from throughline.identity.v1 import rules_pb2
+from throughline.journey.v1 import events_pb2 as journey_events
+from throughline_client.commands import main
+from throughline_client.installation import Installation
+from throughline_client.suite.suite import Suite
+from throughline_eventlog import open_store
+from throughline_replay import derive
+from throughline_replay.deriving import derivable
+from throughline_replay.rebuilding import rebuild
+
+pytestmark = pytest.mark.e2e
+
+Run = Callable[..., Result]
+M = TypeVar("M", bound=Message)
+
+
+@pytest.fixture
+def run() -> Run:
+    """Runs the command."""
+    return lambda *arguments: CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def copy(lived: Lived, tmp_path: Path) -> Lived:
+    """The same installation, to be changed."""
+    return Lived(shutil.copytree(lived.folder, tmp_path / "copy"), lived.digests)
+
+
+@contextlib.contextmanager
+def table_of(lived: Lived, service: str) -> Iterator[sqlite3.Connection]:
+    """The service's file, as nobody should open it."""
+    with contextlib.closing(sqlite3.connect(lived.folder / f"{service}.db")) as raw, raw:
+        yield raw
+
+
+def published(lived: Lived, service: str, kind: type[M]) -> list[M]:
+    """Every event of the kind in the log."""
+    store = open_store(Installation.in_folder(lived.folder).stores[service])
+    try:
+        with store.snapshot() as reader:
+            return [kind.FromString(each.payload) for each in reader.read() if each.type == kind.DESCRIPTOR.full_name]
+    finally:
+        store.close()
+
+
+def written(file: Path, message: Message) -> Path:
+    """A definition in a file, as people write them."""
+    file.write_text(json_format.MessageToJson(message, preserving_proto_field_name=True))
+    return file
+
+
+def test_other_identity_rules_tell_whose_history_would_be_another(lived: Lived, tmp_path: Path, run: Run) -> None:
+    """Nothing joins: no merges any more, more clients than there are, and each one's change by its field."""
+    rules = published(lived, "identity", identity_events.RulesPublished)[0].rules
+    for rule in rules.types:
+        rule.join, rule.identifies_person = rules_pb2.JOIN_POLICY_NEVER, False
+    file = written(tmp_path / "rules.yaml", rules)
+    asked = ("whatif", "identity", file, "--data", lived.folder)
+    told = run(*asked, "--output", "json")
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    clients = found["standing"]["families"]["client"]
+    assert clients["new"] > clients["gone"]
+    assert found["kinds"]["throughline.identity.v1.ClientsMerged"]["logged"]
+    assert (
+        found["kinds"]["throughline.identity.v1.ClientOpened"]["derived"]
+        > (found["kinds"]["throughline.identity.v1.ClientOpened"]["logged"])
+    )
+    changed = next(each for each in found["standing"]["listed"] if each["key"].startswith("client.") and each["path"])
+    client_id = changed["key"].removeprefix("client.")
+    alone = run(*asked, "--client", client_id, "--output", "json")
+    listed = json.loads(alone.stdout)["standing"]["listed"]
+    assert {each["key"] for each in listed} == {changed["key"]}
+    assert changed in listed
+    assert len(listed) > 1
+    shown = run(*asked)
+    assert "Who would change" in shown.stdout
+    nobody = run(*asked, "--client", "0" * 32)
+    assert (nobody.exit_code, "keeps nothing" in nobody.output) == (2, True)
+
+
+def test_the_definition_that_holds_changes_nobody_and_another_one_does(lived: Lived, tmp_path: Path, run: Run) -> None:
+    """A journey told under the definition that it has is told as it was; under another one the clients on it change."""
+    defined = published(lived, "journey", journey_events.JourneyDefined)
+    definition = defined[-1].definition
+    asked = ("--data", lived.folder, "--output", "json")
+    same = json.loads(run("whatif", "journey", written(tmp_path / "same.json", definition), *asked).stdout)
+    assert same["standing"]["families"]["client"]["changed"] == 0
+    assert same["standing"]["digest"] == same["standing"]["derived_digest"]
+    definition.goal_stages[:] = ["called"]
+    other = json.loads(run("whatif", "journey", written(tmp_path / "other.json", definition), *asked).stdout)
+    assert other["standing"]["families"]["client"]["changed"] > 0
+    completed = other["kinds"]["throughline.journey.v1.JourneyCompleted"]
+    assert completed["derived"] > completed["logged"]
+
+
+def test_other_routes_tell_which_cases_others_would_own(lived: Lived, tmp_path: Path, run: Run) -> None:
+    """Everything goes to one department: what people did to cases of others is refused, and counted."""
+    routes = published(lived, "feedback", feedback_events.RoutesPublished)[0].routes
+    del routes.routes[:]
+    file = written(tmp_path / "routes.yaml", routes)
+    told = run("whatif", "feedback", file, "--data", lived.folder, "--output", "json")
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert found["standing"]["families"]["feedback"]["changed"] > 0
+    assert found["refused"] > 0
+    unknown = run("whatif", "feedback", tmp_path / "absent.yaml", "--data", lived.folder)
+    assert unknown.exit_code == 2
+    routes.default_department = "nobody"
+    refused = run("whatif", "feedback", written(file, routes), "--data", lived.folder)
+    assert (refused.exit_code, "default_department" in refused.output) == (2, True)
+
+
+@pytest.mark.timeout(300)
+async def test_tables_are_rebuilt_and_switched_to_while_the_services_run(copy: Lived, run: Run) -> None:
+    """Interactions come in all the while; states are the same before and after, and everybody goes on."""
+    with Suite(copy.folder) as suite:
+        async with connect(suite) as line:
+            history = scattered_history(12, 30, 1_000)
+            rebuilt = asyncio.Event()
+
+            async def go_on() -> int:
+                offered = 0
+                # A steady trickle, as long as it takes: each batch is taken by everyone before the next one.
+                while not rebuilt.is_set():
+                    await line.settled()
+                    some = [history[(offered + each) % len(history)] for each in range(5)]
+                    for each in some:
+                        each.source_interaction_id += "."
+                    offered += len(await line.record(some))
+                return offered
+
+            going_on = asyncio.create_task(go_on())
+            for service in ("identity", "scoring"):
+                told = await asyncio.to_thread(run, "rebuild", service, "--data", copy.folder, "--output", "json")
+                assert told.exit_code == 0, told.output
+                assert json.loads(told.stdout)["switched"]
+            rebuilt.set()
+            assert await going_on
+            await line.record([interaction("after", identifier("email", "p1@post.eu"))])
+            digests = await line.digests()
+            assert await who(line, "p1@post.eu")
+    for service in derivable():
+        found = derive(copy.unit(service, copy.folder / "again"))
+        assert found.same, f"{service}: {found.first or found.standing}"
+        assert found.standing is not None
+        assert found.standing.derived_digest == digests[service]
+
+
+def test_a_live_state_that_differs_is_not_switched_but_can_be_repaired(copy: Lived, run: Run) -> None:
+    """It says where it differs and changes nothing; asked to repair, the log has proved which one is right."""
+    with table_of(copy, "identity") as raw:
+        key, value = raw.execute("SELECT key, value FROM t_personas ORDER BY key LIMIT 1").fetchone()
+        other = raw.execute("SELECT value FROM t_personas ORDER BY key DESC LIMIT 1").fetchone()[0]
+        raw.execute("UPDATE t_personas SET value=? WHERE key=?", (other, key))
+    asked = ("rebuild", "identity", "--data", copy.folder)
+    refused = run(*asked)
+    assert refused.exit_code == 4
+    assert "identity was not switched: the live state differs" in refused.output
+    assert "client." in refused.output
+    with table_of(copy, "identity") as raw:
+        assert raw.execute("SELECT value FROM t_personas WHERE key=?", (key,)).fetchone()[0] == other
+    repaired = run(*asked, "--repair", "--output", "json")
+    assert repaired.exit_code == 0, repaired.output
+    assert json.loads(repaired.stdout)["rows"]["personas"] == 1
+    with table_of(copy, "identity") as raw:
+        assert raw.execute("SELECT value FROM t_personas WHERE key=?", (key,)).fetchone()[0] == value
+
+
+def test_a_row_that_no_digest_tells_of_is_put_right(copy: Lived, run: Run) -> None:
+    """The states are the same, so it is switched; --check says what would be done and does nothing."""
+    with table_of(copy, "journey") as raw:
+        raw.execute("DELETE FROM t_owners WHERE key=(SELECT key FROM t_owners LIMIT 1)")
+        raw.execute("INSERT INTO t_owners VALUES (x'00', x'00')")
+    asked = ("rebuild", "journey", "--data", copy.folder, "--output", "json")
+    checked = json.loads(run(*asked, "--check").stdout)
+    assert (checked["switched"], checked["rows"]["owners"]) == (False, 2)
+    switched = json.loads(run(*asked).stdout)
+    assert (switched["switched"], switched["rows"]["owners"]) == (True, 2)
+    assert not any(json.loads(run(*asked, "--check").stdout)["rows"].values())
+
+
+def test_code_that_decides_otherwise_does_not_get_its_tables_in(
+    copy: Lived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables that contradict the log are refused, also with --repair."""
+    monkeypatch.setattr(routing, "UNROUTED", "nobody asked for it")
+    for repair in (False, True):
+        found = rebuild(copy.unit("feedback", tmp_path / str(repair)), repair=repair)
+        assert not found.switched
+        assert "decides otherwise" in found.refused
+        assert "nobody asked for it" in found.refused
