@@ -31,7 +31,7 @@ from throughline_replay import derive
 from throughline_replay.deriving import derivable
 from throughline_replay.rebuilding import rebuild
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 Run = Callable[..., Result]
 M = TypeVar("M", bound=Message)
@@ -85,10 +85,6 @@ def test_other_identity_rules_tell_whose_history_would_be_another(lived: Lived, 
     clients = found["standing"]["families"]["client"]
     assert clients["new"] > clients["gone"]
     assert found["kinds"]["throughline.identity.v1.ClientsMerged"]["logged"]
-    assert (
-        found["kinds"]["throughline.identity.v1.ClientOpened"]["derived"]
-        > (found["kinds"]["throughline.identity.v1.ClientOpened"]["logged"])
-    )
     changed = next(each for each in found["standing"]["listed"] if each["key"].startswith("client.") and each["path"])
     client_id = changed["key"].removeprefix("client.")
     alone = run(*asked, "--client", client_id, "--output", "json")
@@ -134,7 +130,6 @@ def test_other_routes_tell_which_cases_others_would_own(lived: Lived, tmp_path: 
     assert (refused.exit_code, "default_department" in refused.output) == (2, True)
 
 
-@pytest.mark.timeout(300)
 async def test_tables_are_rebuilt_and_switched_to_while_the_services_run(copy: Lived, run: Run) -> None:
     """Interactions come in all the while; states are the same before and after, and everybody goes on."""
     with Suite(copy.folder) as suite:

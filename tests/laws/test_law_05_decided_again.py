@@ -24,7 +24,7 @@ from throughline_eventlog import open_store
 from throughline_replay import StoredLog, derive, deriving, make_folds, replay_log
 from throughline_replay.deriving import DerivationError, derivable
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def test_law_05_fold_rederive_and_live_agree(lived: Lived, tmp_path: Path) -> None:

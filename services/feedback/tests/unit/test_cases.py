@@ -335,7 +335,7 @@ def replayed(items: list[Item], acts: list[Act], client_id: str = "c") -> Client
 
 
 def test_what_an_item_takes_along_is_told_in_one_order() -> None:
-    """Whether its client was at hand, or read from its rows, whose order says nothing: a log decided again is the same."""
+    """Whether its client was at hand, or read from its rows, whose order says nothing."""
     one = item("a", 1)
     acts = [Act(name, ActKind.ESCALATE, "a", BILLING, at) for name, at in (("z", 5), ("m", 9), ("b", 7), ("a", 7))]
     at_hand = Desk()
