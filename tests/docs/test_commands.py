@@ -42,7 +42,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path) -> None:
     """In the order of the pages, against a suite that runs, each ends with exit code 0 and says something."""
     suite: Suite = start_suite()
