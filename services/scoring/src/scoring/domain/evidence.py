@@ -121,8 +121,8 @@ def _conversions(client: Client, subject: Subject, _metric: str, _aspect: str) -
 
 def _credits(client: Client, subject: Subject, model: str) -> Iterator[str]:
     for conversion in client.conversions:
-        subjects = credited(client.shares(conversion).get(model, ()))
-        if subjects and _is(subject, tuple(subjects)):
+        parts = client.shares(conversion).get(model, ())
+        if parts and _is(subject, tuple(credited(parts))):
             yield conversion.interaction_id
 
 
