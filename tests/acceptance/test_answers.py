@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from base64 import b64decode
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from acceptance.world import DATA, Imported, World, credited
 
+from throughline_client.endpoints import SERVICES
+from throughline_eventlog import StoreSettings, open_store
 from throughline_kernel import hex_id
+from throughline_proof import LogSummary, SigningKeys
+from throughline_proof.verifier import verify_pack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.large, pytest.mark.timeout(1_800)]
 
@@ -298,3 +304,40 @@ def test_replay_gives_the_live_state(world: World) -> None:
         "feedback",
         "scoring",
     ]
+
+
+@pytest.mark.usefixtures("households", "survey_2016")
+def test_decided_again_every_log_is_what_it_was(world: World) -> None:
+    """The services' own handlers, fed from the upstream logs, decide what was decided, event by event."""
+    run = world.run("rederive", "--output", "json")
+    assert run.returncode == 0, f"{run.stderr[-2000:]}\n{run.stdout[-2000:]}"
+    services = json.loads(run.stdout)["services"]
+    assert {each["service"] for each in services if each["same"]} == {"identity", "journey", "feedback", "scoring"}
+    assert all(each["events"] == each["derived"] > 0 for each in services)
+
+
+@pytest.mark.usefixtures("households", "survey_2016")
+def test_every_log_is_proved(world: World, tmp_path: Path) -> None:
+    """The signed roots are those of the events alone, and a household's pack verifies and is complete."""
+    run = world.run("checkpoint", "--output", "json")
+    assert run.returncode == 0, run.stderr[-2000:]
+    signed = json.loads(run.stdout)["checkpoints"]
+    for service in SERVICES:
+        summary = LogSummary()
+        store = open_store(StoreSettings.sqlite(service, world.suite.folder / f"{service}.db"))
+        try:
+            after = 0
+            with store.snapshot() as reader:
+                while rows := reader.read_logged(after, limit=10_000):
+                    summary.take(rows)
+                    after = rows[-1].position
+        finally:
+            store.close()
+        told = (signed[service]["size"], b64decode(signed[service]["root"]), b64decode(signed[service]["map"]))
+        assert told == (summary.size, summary.root, summary.map_root), service
+    pack = tmp_path / "household.zip"
+    made = world.run("audit", "client", "--identifier", "loyalty_card=1", "--to", str(pack))
+    assert made.returncode == 0, made.stderr[-2000:]
+    keys = SigningKeys.of_file(world.suite.folder / "signing.keys").public
+    report = verify_pack(pack.read_bytes(), keys)
+    assert report.holds, report.broken

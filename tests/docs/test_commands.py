@@ -57,6 +57,8 @@ def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path)
         "RESTORED": suite.folder / "restored",
         "EVIDENCE.zip": suite.folder / "evidence.zip",
         "RANGE.zip": suite.folder / "range.zip",
+        "SCORE.zip": suite.folder / "score.zip",
+        "SCORE_ID": suite.folder / "score-id",
         "LATER.zip": suite.folder / "later.zip",
         "VERIFIER_KEYS": suite.folder / "verifier-keys",
         "CHECKPOINTS": suite.folder / "checkpoints",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import zipfile
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,10 +28,19 @@ from line import Line, identifier, scattered_history
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.eventlog.v1.eventlog_pb2 import Envelope
 from throughline.identity.v1 import identity_pb2
+from throughline.scoring.v1 import events_pb2, scoring_pb2
 from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES
 from throughline_proof import SigningKey, SigningKeys
-from throughline_proof.verifier import PackInvalidError, Report, pack_bytes, read_keys, unpack, verify_pack
+from throughline_proof.standalone import standalone
+from throughline_proof.verifier import (
+    PackInvalidError,
+    Report,
+    pack_bytes,
+    read_keys,
+    unpack,
+    verify_pack,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -60,6 +72,12 @@ async def alone(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a Python file that finds nothing of this repository beside it."""
     command = [sys.executable, "-I", *map(str, arguments)]
     return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+
+
+async def standing_alone(case: Case, pack: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    """Verifies a pack with the verifier in it."""
+    shutil.unpack_archive(pack, case.folder / pack.stem, "zip")
+    return await alone(case.folder / pack.stem / "verify.py", pack, "--key", case.keys_file, *more)
 
 
 @pytest.fixture
@@ -131,9 +149,8 @@ async def test_a_clients_pack_holds_and_is_everything(case: Case) -> None:
 
 async def test_the_pack_verifies_itself_without_throughline(case: Case) -> None:
     """Its own verify.py, isolated from this environment's packages but `cryptography`, says the same."""
-    shutil.unpack_archive(case.pack, case.folder / "unpacked", "zip")
-    verifier = case.folder / "unpacked" / "verify.py"
-    told = await alone(verifier, case.pack, "--key", case.keys_file, "--earlier", case.before)
+    told = await standing_alone(case, case.pack, "--earlier", case.before)
+    verifier = case.folder / case.pack.stem / "verify.py"
     assert told.returncode == 0, told.stderr
     assert "BROKEN" not in told.stdout
     source = verifier.read_text()
@@ -242,6 +259,60 @@ async def test_packs_of_an_interaction_a_range_and_an_instant(case: Case) -> Non
     nothing = await run("audit", "interaction", "0" * 32, "--to", case.folder / "x.zip", *data)
     assert (nothing.exit_code, "no log has an event" in nothing.output) == (1, True)
     assert not (case.folder / "x.zip").exists()
+
+
+async def test_a_scores_pack_recomputes_it_to_the_last_digit(case: Case) -> None:
+    """A channel's from the log's beginning, a client's from their events; whatever is changed is named."""
+    keys = read_keys(case.keys_file.read_text())
+    data = ("--data", case.line.suite.folder)
+    kinds = {"channel": (events_pb2.SUBJECT_KIND_CHANNEL, "store"), "all": (events_pb2.SUBJECT_KIND_ALL, "")}
+    kinds["client"] = (events_pb2.SUBJECT_KIND_CLIENT, case.client_id)
+    for name, (kind, subject) in kinds.items():
+        card = await case.line.scoring.GetScorecard(scoring_pb2.GetScorecardRequest(subject_kind=kind, subject=subject))
+        told = {score.metric: score for score in card.scores}
+        for metric in ("volume", "nps") if name == "all" else ("fcr", "value"):
+            pack = case.folder / f"{name}-{metric}.zip"
+            made = await run("audit", "score", told[metric].score_id, "--to", pack, *data)
+            assert made.exit_code == 0, made.output
+            report = verify_pack(pack.read_bytes(), keys)
+            assert report.holds, report.broken
+            assert any(f"{metric} of" in each and "to the last digit" in each for each in report.proved)
+    told_alone = await standing_alone(case, case.folder / "all-volume.zip")
+    assert (told_alone.returncode, "to the last digit" in told_alone.stdout) == (0, True), told_alone.stdout
+
+    files = unpack((case.folder / "channel-value.zip").read_bytes())
+    said = json.loads(files["score.json"])
+
+    def broken(**changed: Any) -> str:
+        bent = {**files, "score.json": json.dumps({**said, **changed}).encode()}
+        return "\n".join(case.verify(bent).broken)
+
+    value = said["score"]["value"]
+    assert "value is told as" in broken(score={**said["score"], "value": math.nextafter(value, math.inf)})
+    assert "n is told as" in broken(score={**said["score"], "n": said["score"]["n"] + 1})
+    assert "the evidence lacks it" in broken(evidence=said["evidence"][1:])
+    assert "no event here" in broken(evidence=[*said["evidence"], "0" * 32])
+    events = lines(files, "logs/scoring/events.ndjson")
+    report = case.verify(with_lines(files, "logs/scoring/events.ndjson", events[:5] + events[6:]))
+    assert any("are not the first" in each for each in report.broken)
+
+
+def test_the_verifier_in_one_file_has_no_name_twice() -> None:
+    """Two modules are put together in it: what one defines must not be what the other means by that name."""
+    names = Counter(
+        name
+        for statement in ast.parse(standalone()).body
+        for name in (
+            [statement.name]
+            if isinstance(statement, ast.FunctionDef | ast.ClassDef)
+            else [target.id for target in statement.targets if isinstance(target, ast.Name)]
+            if isinstance(statement, ast.Assign)
+            else [statement.target.id]
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+            else []
+        )
+    )
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 async def test_the_forgotten_are_proved_too(case: Case) -> None:

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from throughline.ingestion.v1 import interaction_pb2
+from throughline.scoring.v1 import events_pb2
 from throughline_audit.gathering import Gatherer, LogPart, NothingFoundError
-from throughline_audit.packing import Asked, Pack, shown
+from throughline_audit.packing import Asked, Pack, score_told, shown
 from throughline_audit.page import Line, page
 from throughline_client.client import Throughline
 from throughline_client.commands.clients import identifier_option
@@ -146,6 +147,46 @@ async def range_pack(
         )
 
 
+@audit.command("score")
+@click.argument("score_id")
+@_pack_options
+@connected
+async def score_pack(client: Throughline, *, score_id: str, file: Path, since: tuple[Path, ...]) -> None:
+    """A score with all that it stands on: whoever verifies the pack recomputes it to the last digit.
+
+    A client's score needs the client's events in scoring's log, any other that log from its beginning up to the
+    position that the score is of.
+
+    \b
+    Example:
+      throughline audit score SCORE_ID --to EVIDENCE.zip       # score_id of `throughline scorecards --output json`
+    """
+    async with _Making(client, since, file) as making:
+        explained = await client.scoring.explain(score_id)
+        score = explained.score
+        part = await making.gatherer.of_score(score, own_metric=explained.HasField("definition"))
+        told = {
+            "score": score_told(score),
+            "formula": plain(explained.formula),
+            "definition": plain(explained.definition) if explained.HasField("definition") else None,
+            "evidence": [event_id async for event_id in client.scoring.evidence(score_id)],
+        }
+        await making.write(
+            Asked("score", {"score_id": score_id}, wall_clock()),
+            {"scoring": part},
+            title=f"{score.metric} of {score.subject or 'everything'}",
+            facts={"score": _said(score), "formula": f"{explained.formula.formula}, version {score.formula_version}"},
+            more={"score.json": orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)},
+        )
+
+
+def _said(score: events_pb2.Score) -> str:
+    if not score.HasField("value"):
+        return score.note
+    interval = f", 95% {score.low!r} to {score.high!r}" if score.HasField("low") else ""
+    return f"{score.value!r} {score.unit}{interval}, n {score.n}"
+
+
 @click.command()
 @click.argument("pack", type=_EXISTING)
 @click.option("--key", type=_EXISTING, required=True, help="The verifier keys that you trust, one a line.")
@@ -218,7 +259,15 @@ class _Making:
     def _moved(self, service: str, events: int) -> None:
         self._progress.update(self._task, description=f"gathering {service}", advance=events)
 
-    async def write(self, asked: Asked, parts: Mapping[str, LogPart], *, title: str, facts: Mapping[str, str]) -> None:
+    async def write(
+        self,
+        asked: Asked,
+        parts: Mapping[str, LogPart],
+        *,
+        title: str,
+        facts: Mapping[str, str],
+        more: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Writes the pack whole, or not at all."""
         decode = EventDecoder()
         lines: list[Line] = []
@@ -238,8 +287,12 @@ class _Making:
                 for each in (part.checkpoint,)
             },
         }
-        more = {"index.html": page(title, said, lines), "definitions.json": await self._definitions()}
-        pack = Pack(asked, parts, await self.gatherer.keys(), more)
+        files = {
+            "index.html": page(title, said, lines),
+            "definitions.json": await self._definitions(),
+            **(more or {}),
+        }
+        pack = Pack(asked, parts, await self.gatherer.keys(), files)
         note = await self._client.proofs(next(iter(parts))).sign_manifest(pack.digest)
         raw = pack.signed(note)
         _write(self._file, raw)

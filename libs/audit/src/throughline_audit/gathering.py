@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.identity.v1 import events_pb2 as identity
 from throughline.proof.v1 import proof_pb2
+from throughline.scoring.v1 import events_pb2 as scoring
 from throughline_client.client import Throughline
 from throughline_client.endpoints import SERVICES
 from throughline_proof import Checkpoint, PublicKey, open_checkpoint
@@ -23,6 +24,7 @@ _ATTRIBUTED: Mapping[str, Callable[[bytes], identity.InteractionAttributed | ide
     identity.InteractionAttributed.DESCRIPTOR.full_name: identity.InteractionAttributed.FromString,
     identity.InteractionReattributed.DESCRIPTOR.full_name: identity.InteractionReattributed.FromString,
 }
+_DEFINED = scoring.MetricDefined.DESCRIPTOR.full_name
 _MERGED = identity.ClientsMerged.DESCRIPTOR.full_name
 _FORGOTTEN = identity.ClientForgotten.DESCRIPTOR.full_name
 
@@ -129,12 +131,23 @@ class Gatherer:
             raise NothingFoundError(f"the log of {service} has no event behind {after} up to {last}")
         return await self._part(service, RANGE, checkpoint, positions)
 
-    async def of_subjects(self, service: str, subjects: Sequence[str]) -> LogPart:
-        """All events of a log that concern any of the subjects, each with the proof that they are all."""
-        await self._client.proofs(service).checkpoint()
-        return await self._of_subjects(service, subjects)
+    async def of_score(self, score: scoring.Score, *, own_metric: bool) -> LogPart:
+        """What a score stands on: a client's events in scoring's log, or that log up to the score's position.
 
-    async def beginning(self, service: str, until: int) -> LogPart:
+        `own_metric`: whether it is of a metric of the installation's own, whose definition is an event too.
+        """
+        if score.subject_kind != scoring.SUBJECT_KIND_CLIENT:
+            return await self._beginning("scoring", score.position)
+        await self._client.proofs("scoring").checkpoint()
+        part = await self._of_subjects("scoring", [score.subject])
+        if own_metric:
+            events = self._client.log("scoring").read(until=part.checkpoint.position)
+            positions = [event.position async for event in events if event.type == _DEFINED]
+            defined = await self._part("scoring", CHOSEN, part.checkpoint, positions)
+            part.proofs = sorted((*part.proofs, *defined.proofs), key=lambda proof: proof.position)
+        return part
+
+    async def _beginning(self, service: str, until: int) -> LogPart:
         """The log from its first event to that at a position, proved as a whole."""
         checkpoint = await self._client.proofs(service).checkpoint()
         events = [event async for event in self._client.log(service).read(until=until)]

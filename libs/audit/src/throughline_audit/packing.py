@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
-from importlib.resources import files as package_files
 from typing import Any
 
 import orjson
@@ -17,7 +16,10 @@ from google.protobuf.descriptor import FileDescriptor
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.proof.v1 import proof_pb2
+from throughline.scoring.v1 import events_pb2
 from throughline_audit.gathering import BEGINNING, LogPart
+from throughline_proof.figures import ScoreTold
+from throughline_proof.standalone import standalone
 from throughline_proof.verifier import FORMAT, MANIFEST, MANIFEST_NOTE, leaf_hash, leaf_of, pack_bytes
 
 _README = """\
@@ -56,7 +58,7 @@ class Pack:
         self._files: dict[str, bytes] = {
             "README.txt": _README.encode(),
             "keys.txt": "".join(f"{vkey}\n" for vkey in keys).encode(),
-            "verify.py": (package_files("throughline_proof") / "verifier.py").read_bytes(),
+            "verify.py": standalone(),
             "contracts.binpb": contracts(
                 {proof.event.type for part in parts.values() for proof in part.proofs if shown(proof, asked.cut)}
             ),
@@ -91,6 +93,13 @@ class Pack:
     def signed(self, note: str) -> bytes:
         """The pack's bytes, with the note that signs its manifest."""
         return pack_bytes({**self._files, MANIFEST: self._manifest, MANIFEST_NOTE: note.encode()})
+
+
+def score_told(score: events_pb2.Score) -> dict[str, Any]:
+    """A score as the verifier takes it."""
+    told: dict[str, Any] = {name: getattr(score, name) for name in ScoreTold._fields}
+    told["parts"] = dict(score.parts)
+    return told | {name: None for name in ("value", "low", "high") if not score.HasField(name)}
 
 
 def shown(proof: proof_pb2.InclusionProof, cut: int) -> bool:

@@ -100,6 +100,11 @@ def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -
     return differences + [f"{name}: {each}" for each in _compare(told, len(rows), metric, found)]
 
 
+def payload_of(envelope: bytes) -> bytes:
+    """The event in an envelope as it is logged (throughline.eventlog.v1.Envelope). Raises: ValueError."""
+    return _Message(envelope).raw(8)
+
+
 def _evidence(evidence: Sequence[str], counted: set[str], log: _Log, told: ScoreTold) -> Iterator[str]:
     """What is wrong with the event ids that were told."""
     for event_id, times in Counter(evidence).items():

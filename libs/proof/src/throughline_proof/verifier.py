@@ -1,5 +1,7 @@
 """Verifies what Throughline proves. Needs Python 3.11 or later and the package `cryptography`, and nothing else.
 
+A pack carries this module and `figures` as one file, `verify.py`.
+
 docs/proofs.md describes the constructions: the tree is that of RFC 6962 and RFC 9162, notes and checkpoints have the
 C2SP formats `signed-note` and `tlog-checkpoint`, and the map of subjects is our own.
 """
@@ -24,6 +26,8 @@ from typing import Any, Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from throughline_proof.figures import Fact, ScoreTold, payload_of, recompute
 
 EMPTY_ROOT: Final = sha256(b"").digest()
 """The root of a tree without leaves."""
@@ -412,8 +416,9 @@ def verify_pack(raw: bytes, keys: Sequence[PublicKey], earlier: Sequence[str] = 
     files = unpack(raw)
     report = Report([], [])
     manifest = _verify_manifest(files, keys, report)
-    for service in manifest.logs:
-        _LogVerifier(service, manifest, files, keys, report).verify(earlier)
+    shown = {service: _LogVerifier(service, manifest, files, keys, report).verify(earlier) for service in manifest.logs}
+    if manifest.kind == "score":
+        _verify_score(files, shown.get("scoring", []), report)
     return report
 
 
@@ -527,22 +532,25 @@ class _LogVerifier:
     def _file(self, name: str) -> str:
         return self.files[f"logs/{self.service}/{name}"].decode()
 
-    def verify(self, earlier: Sequence[str]) -> None:
+    def verify(self, earlier: Sequence[str]) -> Sequence[Shown]:
+        """The events shown, whatever was found; none where they cannot be read."""
+        shown: list[Shown] = []
         try:
-            self._verify(earlier)
+            shown += [Shown.of(line) for line in self._file("events.ndjson").splitlines()]
+            self._verify(shown, earlier)
         except NoteInvalidError as error:
             self._broken(f"its checkpoint does not hold: {error}")
         except KeyError as error:
             self._broken(f"{error} is missing")
         except (ValueError, TypeError, AttributeError) as error:
             self._broken(f"what the pack shows of this log cannot be read: {error}")
+        return shown
 
-    def _verify(self, earlier: Sequence[str]) -> None:
+    def _verify(self, shown: Sequence[Shown], earlier: Sequence[str]) -> None:
         checkpoint = open_checkpoint(self._file("checkpoint.note"), self.keys)
         if checkpoint.origin.rpartition("/")[0] != f"{self.manifest.installation}/{self.service}":
             self._broken(f"its checkpoint is of {checkpoint.origin}")
             return
-        shown = [Shown.of(line) for line in self._file("events.ndjson").splitlines()]
         for before, after in itertools.pairwise(shown):
             if after.position <= before.position or after.index <= before.index:
                 self._broken(f"the event at position {after.position} stands behind that at {before.position}")
@@ -613,6 +621,23 @@ class _LogVerifier:
                     f"the pack does not prove that the log continues the checkpoint of {held.size:,} events that is at "
                     "hand: have it made with --since"
                 )
+
+
+def _verify_score(files: Mapping[str, bytes], shown: Iterable[Shown], report: Report) -> None:
+    """Recomputes the score from the events shown of scoring's log."""
+    try:
+        said: Any = json.loads(files["score.json"])
+        told = ScoreTold(**said["score"])
+        facts = (Fact(each.position, each.type, payload_of(each.envelope)) for each in shown if each.type)
+        differences = recompute(told, [str(each) for each in said["evidence"]], facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        report.broken.append(f"score.json: cannot be recomputed: {error}")
+        return
+    report.broken += [f"score.json: {each}" for each in differences]
+    if not differences:
+        value = "too little to tell" if told.value is None else f"{told.value!r} {told.unit}"
+        whose = told.subject or "everything"
+        report.proved.append(f"score: {told.metric} of {whose}, {value} (n {told.n:,}), recomputed to the last digit")
 
 
 def _when(micros: int) -> str:
