@@ -109,7 +109,8 @@ async def test_an_installation_taken_out_and_put_back_is_the_same(
             assert after["scoring"].position > before["scoring"].position
 
     environment = postgres_environment(postgres, postgres_schema)
-    for name, value in environment.items():
+    listed = str(line.suite.folder / "forgotten.ndjson")
+    for name, value in {**environment, "THROUGHLINE_FORGOTTEN_LIST": listed}.items():
         monkeypatch.setenv(name, value)
     try:
         restored = run("restore", backup, "--from-environment")

@@ -121,18 +121,7 @@ class Served:
 
     def client_of(self, name: str) -> str:
         """Whose the interaction is by the log."""
-        client = ""
-        for event in events_of(self.identity.store):
-            if event.type.endswith(("InteractionAttributed", "InteractionReattributed")):
-                kind = (
-                    events_pb2.InteractionAttributed
-                    if event.type.endswith("InteractionAttributed")
-                    else events_pb2.InteractionReattributed
-                )
-                attributed = kind.FromString(event.payload)
-                if attributed.interaction.interaction_id == interaction_id(name):
-                    client = attributed.client_id
-        return client
+        return client_of(self.identity.store, name)
 
     async def assert_replays(self) -> None:
         """The digest of the live state is that of a replay of the log that is served."""
@@ -161,6 +150,22 @@ def opened(logged: eventlog_pb2.LoggedEvent) -> Recorded:
         envelope.traceparent,
         envelope.payload,
     )
+
+
+def client_of(store: Store, name: str) -> str:
+    """Whose the named interaction is by the log."""
+    client = ""
+    for event in events_of(store):
+        if event.type.endswith(("InteractionAttributed", "InteractionReattributed")):
+            kind = (
+                events_pb2.InteractionAttributed
+                if event.type.endswith("InteractionAttributed")
+                else events_pb2.InteractionReattributed
+            )
+            attributed = kind.FromString(event.payload)
+            if attributed.interaction.interaction_id == interaction_id(name):
+                client = attributed.client_id
+    return client
 
 
 def reached(store: Store) -> int:

@@ -10,18 +10,22 @@ from typing import Final
 
 from throughline_client.endpoints import SERVICES
 from throughline_eventlog import StoreSettings
-from throughline_privacy import KEY_STORE, KEY_STORE_SCHEMA
+from throughline_privacy import FORGOTTEN_LIST, KEY_STORE, KEY_STORE_SCHEMA
 
 KEYS_FILE: Final = "keys.json"
+FORGOTTEN_FILE: Final = "forgotten.ndjson"
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The stores of the five services and the key store: a path or a `postgresql://` URL, with its schema."""
+    """The stores of the five services, the key store (a path or a `postgresql://` URL, with its schema), and the list
+    of the forgotten (the same; empty where none is kept).
+    """
 
     stores: Mapping[str, StoreSettings]
     key_store: str
     key_store_schema: str
+    forgotten_list: str
 
     @classmethod
     def in_folder(cls, folder: Path) -> Installation:
@@ -30,6 +34,7 @@ class Installation:
             {service: StoreSettings.sqlite(service, folder / f"{service}.db") for service in SERVICES},
             str(folder / "keys.db"),
             "",
+            str(folder / FORGOTTEN_FILE),
         )
 
     @property
@@ -45,4 +50,5 @@ class Installation:
             {service: StoreSettings.from_env(service, env) for service in SERVICES},
             env.get(KEY_STORE, ""),
             env.get(KEY_STORE_SCHEMA, ""),
+            env.get(FORGOTTEN_LIST, ""),
         )

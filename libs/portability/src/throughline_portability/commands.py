@@ -17,14 +17,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from throughline_client.commands.running import BAD_INPUT, UNAVAILABLE, Failure, data_option, output_option, tell
 from throughline_client.commands.showing import print_json, print_table, when
 from throughline_client.endpoints import data_folder
-from throughline_client.installation import KEYS_FILE, Installation
+from throughline_client.installation import FORGOTTEN_FILE, KEYS_FILE, Installation
 from throughline_client.suite import SuiteError, hold_folder
 from throughline_eventlog import NewerLogError, SettingsError
 from throughline_kernel import UnavailableError
 from throughline_portability.exporting import export_installation
 from throughline_portability.form import ExportError, Manifest
 from throughline_portability.restoring import restore_installation
-from throughline_privacy import PrivacySettingsError
+from throughline_privacy import FORGOTTEN_LIST, ForgottenListError, PrivacySettingsError, open_forgotten_list
 
 FROM_ENVIRONMENT = "The stores are those of the services' own settings (PERSISTENCE_MODULE, POSTGRES_* ...)."
 
@@ -66,9 +66,24 @@ def export(folder: Path, *, keys: bool, data: Path | None, from_environment: boo
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The installation's own keys (keys.json), copied into the data folder where that has none.",
 )
+@click.option(
+    "--forgotten",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The list of the forgotten (forgotten.ndjson) as it was last; that beside the keys file where left out.",
+)
+@click.option("--without-forgotten", is_flag=True, help="There is no list: whoever was forgotten since comes back.")
 @_data_options
 @output_option
-def restore(folder: Path, *, keys_file: Path | None, data: Path | None, from_environment: bool, output: str) -> None:
+def restore(
+    folder: Path,
+    *,
+    keys_file: Path | None,
+    forgotten: Path | None,
+    without_forgotten: bool,
+    data: Path | None,
+    from_environment: bool,
+    output: str,
+) -> None:
     """Put the export in FOLDER into an installation that holds nothing, on either store.
 
     Every file is checked against the manifest, and every log must fold to the state that it folded to where it came
@@ -84,11 +99,16 @@ def restore(folder: Path, *, keys_file: Path | None, data: Path | None, from_env
     """
     with _Bar("restoring") as bar, _failures():
         if from_environment:
-            manifest = restore_installation(folder, Installation.from_env(), bar.moved)
+            installation = Installation.from_env()
+            _bring_forgotten(installation, forgotten, without=without_forgotten)
+            manifest = restore_installation(folder, installation, bar.moved)
         else:
             target = data_folder(data)
             with hold_folder(target):
                 _bring_keys(target, keys_file)
+                beside = keys_file.with_name(FORGOTTEN_FILE) if keys_file is not None else None
+                found = forgotten or (beside if beside is not None and beside.exists() else None)
+                _bring_forgotten(Installation.in_folder(target), found, without=without_forgotten)
                 manifest = restore_installation(folder, Installation.in_folder(target), bar.moved)
     _report(manifest, output, f"restored from {folder}")
 
@@ -117,6 +137,24 @@ def _bring_keys(target: Path, keys_file: Path | None) -> None:
     draft.touch(mode=0o600)
     shutil.copyfile(keys_file, draft)
     draft.replace(own)
+
+
+def _bring_forgotten(installation: Installation, file: Path | None, *, without: bool) -> None:
+    """Adds a list of the forgotten to that of the installation, which keeps it from here on."""
+    place = installation.forgotten_list
+    if file is not None:
+        if not place:
+            raise ExportError(
+                f"{FORGOTTEN_LIST} is not set: say where the installation keeps the list of the forgotten"
+            )
+        brought, own = open_forgotten_list(str(file)), open_forgotten_list(place)
+        own.add_clients(brought.clients())
+        own.add_keys(brought.keys())
+    elif not without and not (place and open_forgotten_list(place).kept()):
+        raise ExportError(
+            "no list of the forgotten is given, and whoever was forgotten after the export would come back: name it "
+            "with --forgotten, or say --without-forgotten where nobody was"
+        )
 
 
 class _Bar:
@@ -150,7 +188,14 @@ def _failures() -> Generator[None]:
     """Expected errors as messages and exit codes."""
     try:
         yield
-    except (ExportError, SettingsError, PrivacySettingsError, SuiteError, NewerLogError) as error:
+    except (
+        ExportError,
+        ForgottenListError,
+        SettingsError,
+        PrivacySettingsError,
+        SuiteError,
+        NewerLogError,
+    ) as error:
         raise Failure(str(error), BAD_INPUT) from error
     except UnavailableError as error:
         raise Failure(str(error), UNAVAILABLE) from error

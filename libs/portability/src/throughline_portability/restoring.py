@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from throughline_portability.form import (
     read_lines,
     read_manifest,
 )
-from throughline_privacy import WrappedKey, open_key_store_at
+from throughline_privacy import WrappedKey, open_forgotten_list, open_key_store_at
 from throughline_proof import LogSummary, proofs_of
 from throughline_replay import Replayed, make_folds
 
@@ -41,16 +41,18 @@ def restore_installation(folder: Path, installation: Installation, told: Told) -
     """Puts an export into stores that hold nothing; each store whole or not at all.
 
     Every file is held against the manifest first, and every log is folded while it is put back: its state must have the
-    digest that it had where the export was made.
+    digest that it had where the export was made. Nobody on the installation's list of the forgotten gets a key; the
+    logs learn of them when the services start.
     Raises: ExportError for an export that is not whole or does not fold to its digest; StoreNotEmptyError;
     UnavailableError, SettingsError for a store.
     """
     manifest = read_manifest(folder)
     for _ in check_files(folder, manifest):
         pass
+    listed = open_forgotten_list(installation.forgotten_list).keys() if installation.forgotten_list else set[bytes]()
     if manifest.keys:
         # First: a service that finds events must find the keys of their values.
-        _restore_keys(folder, installation)
+        _restore_keys(folder, installation, listed)
     for service, summary in manifest.stores.items():
         settings = installation.stores[service]
         # Before its log: a log whose proofs were not put back would be signed anew.
@@ -143,12 +145,14 @@ def _bookkeeping(folder: Path, service: str) -> Bookkeeping:
     )
 
 
-def _restore_keys(folder: Path, installation: Installation) -> None:
+def _restore_keys(folder: Path, installation: Installation, listed: Collection[bytes]) -> None:
     store = open_key_store_at(installation.key_store, installation.key_store_schema)
     try:
         for page in read_lines(folder, KEYS, PAGE):
             keys = {
-                bytes.fromhex(line["key_id"]): WrappedKey(line["kek_id"], b64decode(line["wrapped"])) for line in page
+                key_id: WrappedKey(line["kek_id"], b64decode(line["wrapped"]))
+                for line in page
+                if (key_id := bytes.fromhex(line["key_id"])) not in listed
             }
             if store.add(keys) != keys:
                 raise ExportError(
@@ -158,6 +162,6 @@ def _restore_keys(folder: Path, installation: Installation) -> None:
         gone: Sequence[bytes] = [
             bytes.fromhex(line["key_id"]) for page in read_lines(folder, DESTROYED, PAGE) for line in page
         ]
-        store.destroy(gone)
+        store.destroy({*gone, *listed})
     finally:
         store.close()

@@ -1,5 +1,11 @@
 """Personal values: what may be told of them, under which key they are sealed, and how a person is forgotten."""
 
+from throughline_privacy.forgotten import (
+    ForgottenClient,
+    ForgottenList,
+    ForgottenListError,
+    open_forgotten_list,
+)
 from throughline_privacy.hashing import (
     HashedIdentifier,
     IdentifierHasher,
@@ -10,6 +16,7 @@ from throughline_privacy.hashing import (
 from throughline_privacy.identifiers import PHONE_TYPES, Shape, normalise, shape
 from throughline_privacy.postgres_key_store import PostgresKeyStore
 from throughline_privacy.settings import (
+    FORGOTTEN_LIST,
     KEY_STORE,
     KEY_STORE_SCHEMA,
     KEYS_FILE,
@@ -41,12 +48,16 @@ from throughline_privacy.vault import (
 )
 
 __all__ = [
+    "FORGOTTEN_LIST",
     "KEYS_FILE",
     "KEY_ID_BYTES",
     "KEY_STORE",
     "KEY_STORE_SCHEMA",
     "PHONE_TYPES",
     "BoxInvalidError",
+    "ForgottenClient",
+    "ForgottenList",
+    "ForgottenListError",
     "HashedIdentifier",
     "IdentifierHasher",
     "KekRetiredError",
@@ -68,6 +79,7 @@ __all__ = [
     "drop_retired_keys",
     "local_keks",
     "normalise",
+    "open_forgotten_list",
     "open_key_store",
     "open_key_store_at",
     "open_vault",

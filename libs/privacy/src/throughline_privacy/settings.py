@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
+from throughline_privacy.forgotten import open_forgotten_list
 from throughline_privacy.hashing import HASH_KEY_BYTES, IdentifierHasher
 from throughline_privacy.postgres_key_store import PostgresKeyStore
 from throughline_privacy.sqlite_key_store import SqliteKeyStore
@@ -28,6 +29,7 @@ RETIRED_KEYS: Final = "THROUGHLINE_RETIRED_KEY_ENCRYPTION_KEYS"
 KEYS_FILE: Final = "THROUGHLINE_KEYS_FILE"
 KEY_STORE: Final = "THROUGHLINE_KEY_STORE"
 KEY_STORE_SCHEMA: Final = "THROUGHLINE_KEY_STORE_SCHEMA"
+FORGOTTEN_LIST: Final = "THROUGHLINE_FORGOTTEN_LIST"
 DEFAULT_SCHEMA: Final = "throughline_keys"
 
 _NO_KEY_STORE: Final = f"{KEY_STORE} is not set; give the path of the key store's SQLite file or a postgresql:// URL"
@@ -46,7 +48,8 @@ OpenKeks = Callable[[Mapping[str, str]], "tuple[KeyWrapping, ...]"]
 @dataclass(frozen=True, slots=True)
 class PrivacySettings:
     """The installation's hash key and key-encryption keys, and the key store: a path or a `postgresql://`
-    URL. `reread` gives the key-encryption keys as they are now, the current one first.
+    URL. `reread` gives the key-encryption keys as they are now, the current one first. `forgotten_list` is where
+    the list of the forgotten is, a path or URL too; empty keeps none.
     """
 
     hash_key: bytes = field(repr=False)
@@ -55,6 +58,7 @@ class PrivacySettings:
     key_store_schema: str = DEFAULT_SCHEMA
     retired: tuple[KeyWrapping, ...] = ()
     reread: Callable[[], tuple[KeyWrapping, ...]] | None = field(default=None, repr=False, compare=False)
+    forgotten_list: str = field(default="", repr=False)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> PrivacySettings:
@@ -65,7 +69,7 @@ class PrivacySettings:
         THROUGHLINE_KEYS_FILE names a file made by `create_keys` and serves those that are not set.
         THROUGHLINE_KMS names an entry point of the group `throughline.kms` that gives the key-encryption keys instead.
         THROUGHLINE_KEY_STORE is a file path or a `postgresql://` URL; its schema is
-        THROUGHLINE_KEY_STORE_SCHEMA.
+        THROUGHLINE_KEY_STORE_SCHEMA. THROUGHLINE_FORGOTTEN_LIST is where the list of the forgotten is.
         Raises: PrivacySettingsError, which names the variable.
         """
         key_store = _read(env, KEY_STORE)
@@ -80,6 +84,7 @@ class PrivacySettings:
             key_store_schema=env.get(KEY_STORE_SCHEMA) or DEFAULT_SCHEMA,
             retired=tuple(retired),
             reread=lambda: open_keks(env),
+            forgotten_list=_read(env, FORGOTTEN_LIST),
         )
 
     def hasher(self) -> IdentifierHasher:
@@ -128,9 +133,16 @@ def open_key_store_at(place: str, schema: str = "") -> KeyStore:
 
 
 def open_vault(settings: PrivacySettings) -> Vault:
-    """Opens the vault on the key store that the settings name. Raises: UnavailableError."""
+    """Opens the vault on the key store that the settings name; nobody on the list of the forgotten has a key then.
+
+    Raises: UnavailableError, ForgottenListError.
+    """
     return Vault(
-        open_key_store(settings), settings.key_encryption_key, retired=settings.retired, reread=settings.reread
+        open_key_store(settings),
+        settings.key_encryption_key,
+        retired=settings.retired,
+        reread=settings.reread,
+        forgotten=open_forgotten_list(settings.forgotten_list) if settings.forgotten_list else None,
     )
 
 

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from throughline_kernel import UnavailableError
+from throughline_privacy.forgotten import ForgottenList
 
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 16
@@ -189,6 +190,9 @@ class Vault:
 
     `reread` gives the key-encryption keys as they are now, the current one first: asked where a key is met that was
     wrapped under one not known here, and where the one known was rotated out, so that a rotation restarts nobody.
+
+    What is destroyed is put on the list of the `forgotten` first. Whatever key store is found here, a restored one too,
+    has no key of what is on the list once the vault is there.
     """
 
     def __init__(
@@ -198,16 +202,20 @@ class Vault:
         *,
         retired: Iterable[KeyWrapping] = (),
         reread: Callable[[], Sequence[KeyWrapping]] | None = None,
+        forgotten: ForgottenList | None = None,
         cache_size: int = 100_000,
     ) -> None:
         self._store = store
         self._kek = kek
         self._keks = {each.id: each for each in (*retired, kek)}
         self._reread = reread
+        self._forgotten = forgotten
         self._cache_size = cache_size
         self._keys: OrderedDict[bytes, bytes] = OrderedDict()
         self._tombstone = store.last_destroyed()
         self._lock = Lock()
+        if forgotten is not None:
+            self._destroy_remaining(forgotten.keys())
 
     def seal_many(self, items: Sequence[tuple[bytes, bytes]]) -> list[Sealed]:
         """Seals each (key id, plaintext), in order. Keys never seen are made, all in one durable commit
@@ -253,12 +261,20 @@ class Vault:
         """Destroys keys for good, durably, in this and every other process; answers how many were not
         destroyed before.
 
-        An id never seen is destroyed too: nothing will ever be sealed under it.
+        An id never seen is destroyed too: nothing will ever be sealed under it. Raises: UnavailableError.
         """
+        if self._forgotten is not None:
+            self._forgotten.add_keys(key_ids)
         destroyed = self._store.destroy(set(key_ids))
         with self._lock:
             self._drop(key_ids)
         return destroyed
+
+    def destroy_remaining(self, key_ids: Collection[bytes]) -> int:
+        """As `destroy`, for ids of which most are destroyed already; answers how many were not."""
+        if self._forgotten is not None:
+            self._forgotten.add_keys(key_ids)
+        return self._destroy_remaining(key_ids)
 
     def is_destroyed(self, key_id: bytes) -> bool:
         """Tells whether the key was destroyed, by any process."""
@@ -291,6 +307,10 @@ class Vault:
         with self._lock:
             self._keys.clear()
         self._store.close()
+
+    def _destroy_remaining(self, key_ids: Collection[bytes]) -> int:
+        remaining = set(key_ids) - {key_id for _, key_id in self._store.destroyed_after(0)}
+        return self._store.destroy(remaining) if remaining else 0
 
     def _keys_to_seal(self, key_ids: set[bytes]) -> Mapping[bytes, bytes]:
         standing = self._standing(key_ids)

@@ -22,7 +22,7 @@ from feedback.entrypoints.sweeper import Sweeper
 from feedback.settings import SERVICE, Settings
 from throughline_directory import DIRECTORY_TABLES
 from throughline_eventlog import Clock, Connection, Consumer, Relay, Store, Writer, open_store, wall_clock
-from throughline_privacy import PrivacySettingsError, Vault, open_vault
+from throughline_privacy import ForgottenListError, PrivacySettingsError, Vault, open_vault
 from throughline_rpc import (
     Background,
     EventLogServicer,
@@ -126,6 +126,6 @@ def main() -> int:
 
     telemetry = configure(SERVICE, version=version(f"throughline-{SERVICE}"))
     try:
-        return serve(host, startup_errors=(PrivacySettingsError,))
+        return serve(host, startup_errors=(PrivacySettingsError, ForgottenListError))
     finally:
         telemetry.shutdown()

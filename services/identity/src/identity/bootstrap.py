@@ -9,12 +9,21 @@ from importlib.metadata import version
 from identity.adapters.keys import VaultKeys
 from identity.adapters.live_state import StoredState
 from identity.application.attribution import Attribution
+from identity.application.commands import Decisions
+from identity.application.forgetting import Forgetting
 from identity.application.records import IDENTITY_TABLES
 from identity.application.rulebook import InstallRules, Rulebook
 from identity.entrypoints.servicer import IdentityServicer, hosted
+from identity.entrypoints.sweeper import Sweeper
 from identity.settings import SERVICE, UPSTREAM, Settings
-from throughline_eventlog import Connection, Consumer, Relay, Store, Writer, open_store
-from throughline_privacy import PrivacySettingsError, Vault, open_vault
+from throughline_eventlog import Clock, Connection, Consumer, Relay, Store, Writer, open_store, wall_clock
+from throughline_privacy import (
+    ForgottenListError,
+    PrivacySettingsError,
+    Vault,
+    open_forgotten_list,
+    open_vault,
+)
 from throughline_rpc import (
     Background,
     EventLogServicer,
@@ -39,20 +48,24 @@ class Identity:
     connection: Connection
     relay: Relay
     consumer: Consumer
+    forgetting: Forgetting
     host: ServiceHost
 
     async def start(self) -> None:
-        """Publishes the shipped rules where the log has none, and connects to the bus."""
+        """Publishes the shipped rules where the log has none, forgets whom a restored log still knows, and connects to
+        the bus.
+        """
         await self.writer.submit(InstallRules(self.rulebook), None)
+        await self.forgetting.catch_up()
         self.connection.start()
 
 
-async def build(settings: Settings) -> Identity:
+async def build(settings: Settings, *, clock: Clock = wall_clock) -> Identity:
     """Builds everything; nothing listens and nothing is published yet. Must be called where an event loop runs.
 
-    Raises: UnavailableError, SettingsError, NewerLogError.
+    Raises: UnavailableError, SettingsError, NewerLogError, ForgottenListError.
     """
-    store = await asyncio.to_thread(open_store, settings.store, tables=IDENTITY_TABLES)
+    store = await asyncio.to_thread(open_store, settings.store, tables=IDENTITY_TABLES, clock=clock)
     vault = await asyncio.to_thread(open_vault, settings.privacy)
     observer = BatchObserver()
     writer = Writer(store, observer=observer)
@@ -80,7 +93,12 @@ async def build(settings: Settings) -> Identity:
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
     log_service = EventLogServicer(store, SERVICE, partition, StoredState(store), Progress.of(relay, [consumer]))
-    servicer = IdentityServicer(store, writer, rulebook, hasher.hash, VaultKeys(vault, hasher))
+    decisions = Decisions(rulebook)
+    place = settings.privacy.forgotten_list
+    keys = VaultKeys(vault, hasher, open_forgotten_list(place) if place else None)
+    forgetting = Forgetting(store, writer, decisions, keys, clock)
+    sweeper = Sweeper(forgetting, settings.sweep_seconds)
+    servicer = IdentityServicer(store, writer, rulebook, hasher.hash, decisions=decisions, forgetting=forgetting)
     host = ServiceHost(
         settings.host,
         [hosted(servicer), hosted_event_log(log_service), proofs.hosted],
@@ -89,6 +107,7 @@ async def build(settings: Settings) -> Identity:
             Background("relay", relay.run, relay.health, needed_to_serve=False),
             Background("consumer", consumer.run, consumer.health, needed_to_serve=False),
             *proofs.background,
+            Background("sweeper", sweeper.run, sweeper.health, needed_to_serve=False),
         ],
         checks=[
             HealthCheck("writer", writer.health),
@@ -96,7 +115,7 @@ async def build(settings: Settings) -> Identity:
         ],
         on_stop=[writer.close, proofs.close, connection.close, store.close, vault.close],
     )
-    return Identity(store, writer, vault, rulebook, connection, relay, consumer, host)
+    return Identity(store, writer, vault, rulebook, connection, relay, consumer, forgetting, host)
 
 
 def main() -> int:
@@ -109,6 +128,6 @@ def main() -> int:
 
     telemetry = configure(SERVICE, version=version(f"throughline-{SERVICE}"))
     try:
-        return serve(host, startup_errors=(PrivacySettingsError,))
+        return serve(host, startup_errors=(PrivacySettingsError, ForgottenListError))
     finally:
         telemetry.shutdown()

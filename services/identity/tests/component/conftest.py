@@ -54,6 +54,7 @@ def identity_settings(
             key_encryption_key=KeyEncryptionKey(bytes(range(32))),
             key_store=str(tmp_path / "keys.db"),
         ),
+        sweep_seconds=3_600,
     )
 
 

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from identity_served import HASHER, TRACE, Served, clear, events_of, interaction_id, recorded, refused
+from identity_served import (
+    HASHER,
+    TRACE,
+    Ingestion,
+    Served,
+    clear,
+    client_of,
+    events_of,
+    interaction_id,
+    reached,
+    recorded,
+    refused,
+)
 
-from identity.application.commands import Decisions, MergeClients
+from identity.application.commands import Decisions, ForgetClient, MergeClients
+from identity.application.queries import Queries
 from identity.application.records import IDENTITY_TABLES
 from identity.application.rulebook import Rulebook
+from identity.bootstrap import build
+from identity.settings import Settings
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.identity.v1 import error_reason_pb2, events_pb2, rules_pb2
 from throughline.identity.v1 import identity_pb2 as pb
 from throughline_eventlog import StoreSettings, open_store
-from throughline_privacy import persona_id
+from throughline_privacy import ForgottenClient, open_forgotten_list, persona_id
 from throughline_rpc import open_channel
 from throughline_testkit import eventually
 
@@ -251,6 +268,82 @@ async def test_law_9_a_forgotten_client_is_gone_and_the_log_still_reads(served: 
     assert [len(each.interaction_ids) for each in tombs] == [3, 1]
     assert tombs[1].interaction_ids[0] == interaction_id("late")
     await served.assert_replays()
+
+
+async def test_a_forgetting_waits_is_taken_back_and_comes(served: Served) -> None:
+    """A dry run destroys nothing, a cancelled one never comes, and a sweep forgets who is due, with the keys."""
+    vault = served.identity.vault
+    first = recorded("first", 1, "login:anna!", "email:a@mail.org!")
+    box = vault.seal(first.facts.persona_id, b"anna").box
+    await served.hear(first, recorded("other", 2, "login:ben!"))
+    anna, ben = served.client_of("first"), served.client_of("other")
+
+    def ask(client_id: str, grace: int = 0) -> pb.ForgetClientRequest:
+        return pb.ForgetClientRequest(client_id=client_id, reason="asked", decided_by="desk", grace=grace)
+
+    asked = ask(anna)
+    asked.dry_run = True
+    told = await served.stub.ForgetClient(asked)
+    assert (told.client_id, told.personas, told.identifiers, told.interactions) == (anna, 1, 2, 1)
+    assert told.due_at == 0
+    for client_id in (anna, ben):
+        scheduled = await served.stub.ForgetClient(ask(client_id, grace=1))
+        assert scheduled.due_at > 0
+    twice = await refused(served.stub.ForgetClient(ask(anna, grace=1)))
+    assert (twice.reason, twice.metadata["client_id"]) == ("FORGETTING_SCHEDULED", anna)
+    listed = await served.stub.ListForgettings(pb.ListForgettingsRequest(page_size=1))
+    rest = await served.stub.ListForgettings(pb.ListForgettingsRequest(page_token=listed.next_page_token))
+    assert [each.client_id for each in (*listed.forgettings, *rest.forgettings)] == sorted([anna, ben])
+    cancel = pb.CancelForgettingRequest(client_id=ben, reason="changed their mind", decided_by="desk")
+    await served.stub.CancelForgetting(cancel)
+    assert (await refused(served.stub.CancelForgetting(cancel))).reason == "FORGETTING_NOT_FOUND"
+    assert vault.open(first.facts.persona_id, box) == b"anna"
+    await served.assert_replays()
+
+    assert await served.identity.forgetting.sweep() == 1
+    assert await served.identity.forgetting.sweep() == 0
+    assert vault.open(first.facts.persona_id, box) is None
+    assert (await refused(served.stub.GetClient(pb.GetClientRequest(client_id=anna)))).reason == "CLIENT_FORGOTTEN"
+    assert (await served.stub.GetClient(pb.GetClientRequest(client_id=ben))).client.client_id == ben
+    done = await served.stub.ListForgettings(pb.ListForgettingsRequest(done=True))
+    assert [(each.client_id, each.reason) for each in done.forgettings] == [(anna, "asked")]
+    grace = await refused(served.stub.ForgetClient(ask(ben, grace=-1)))
+    assert grace.reason == "FIELD_INVALID"
+    await served.assert_replays()
+
+
+async def test_log_list_and_keys_agree_before_anybody_is_served(
+    ingestion: Ingestion, identity_settings: Settings, tmp_path: Path
+) -> None:
+    """Who is on the list is forgotten by a log that does not know it; who is forgotten in the log alone, since the
+    process ended then, gets onto the list and loses the keys.
+    """
+    place = str(tmp_path / "forgotten.ndjson")
+    settings = replace(identity_settings, privacy=replace(identity_settings.privacy, forgotten_list=place))
+    anna, ben = recorded("first", 1, "login:anna!"), recorded("other", 2, "login:ben!")
+    ingestion.record(anna, ben)
+    identity = await build(settings)
+    await identity.start()
+    await identity.host.start()
+    await eventually(lambda: reached(identity.store) == ingestion.position)
+    box = identity.vault.seal(ben.facts.persona_id, b"ben").box
+    ours = ForgottenClient(bytes.fromhex(client_of(identity.store, "first")), (), (anna.facts.persona_id,), (), 1)
+    open_forgotten_list(place).add_clients([ours])
+    bens = ForgetClient(bytes.fromhex(client_of(identity.store, "other")), "asked", "desk")
+    await identity.writer.submit(Decisions(identity.rulebook), bens)
+    assert identity.vault.open(ben.facts.persona_id, box) == b"ben"
+    await identity.host.stop()
+
+    again = await build(settings)
+    await again.start()
+    assert again.vault.open(ben.facts.persona_id, box) is None
+    listed = open_forgotten_list(place)
+    assert {each.client_id for each in listed.clients()} == {ours.client_id, bens.client_id}
+    with again.store.snapshot() as reader:
+        assert Queries(reader).forgotten_personas() == {anna.facts.persona_id, ben.facts.persona_id}
+    assert await again.forgetting.catch_up() == 0
+    assert open_forgotten_list(place).clients() == listed.clients()
+    await again.host.stop()
 
 
 async def test_published_rules_decide_all_history_again(served: Served) -> None:

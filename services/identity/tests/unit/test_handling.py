@@ -7,6 +7,7 @@ from identity_stories import Identity, hash_of, interaction
 
 from identity.application.attribution import Attribution
 from identity.application.commands import (
+    CancelForgetting,
     ForgetClient,
     MergeClients,
     Merged,
@@ -74,6 +75,8 @@ def test_every_event_is_told_in_one_sentence() -> None:
     identity.hear(interaction("d", 4, "cookie:k"), interaction("e", 5, "phone:1!"))
     identity.hear(interaction("f", 6, "phone:1!", "social_handle:x!"), interaction("g", 0, "social_handle:x!"))
     identity.do(PublishRules(RuleSet(0, SHIPPED_RULES.types), "kim"))
+    identity.do(ForgetClient(one, "asked", "desk", grace=5))
+    identity.do(CancelForgetting(one, "changed their mind", "desk"))
     identity.do(ForgetClient(one, "asked", "desk"))
     names = {
         kind.DESCRIPTOR.name for kind in vars(pb).values() if hasattr(kind, "DESCRIPTOR") and isinstance(kind, type)

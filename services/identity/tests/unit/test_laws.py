@@ -12,12 +12,28 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from identity_stories import Identity, chunks, hash_of, interaction
 
-from identity.application.commands import ForgetClient, MergeClients, Merged, PublishRules, UndoMerge
+from identity.application.commands import (
+    CancelForgetting,
+    Cancelled,
+    ForgetClient,
+    ForgetDue,
+    ForgetListed,
+    Forgotten,
+    ForgottenAgain,
+    MergeClients,
+    Merged,
+    PublishRules,
+    Settled,
+    UndoMerge,
+)
+from identity.application.queries import Queries
 from identity.application.records import CLIENTS, GONE, ClientRow, present_client
 from identity.domain.refusals import (
     AlreadyOneClientError,
     ClientForgottenError,
     ClientNotFoundError,
+    ForgettingNotFoundError,
+    ForgettingScheduledError,
     MergeAlreadyUndoneError,
 )
 from identity.domain.rules import SHIPPED_RULES, JoinPolicy, RuleSet, TypeRule
@@ -281,6 +297,111 @@ def test_a_forgotten_client_leaves_nothing_and_does_not_come_back(
     assert_announced(identity)
     gone = {forgotten.client_id, *forgotten.alias_ids}
     assert gone.isdisjoint(key.removeprefix("client.") for key in identity.live())
+
+
+@given(history=histories, seed=st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_a_forgetting_waits_for_its_time(history: list[tuple[int, tuple[str, ...]]], seed: random.Random) -> None:
+    """A dry run says what goes and changes nothing; a scheduled one waits, can be cancelled, and does just that."""
+    identity = Identity(TIGHT).hear_one_by_one(told(history))
+    client_id = bytes.fromhex(identity.client_of(f"i{seed.randrange(len(history))}"))
+    before = identity.live()
+    asked = identity.do(ForgetClient(client_id, "asked", "dpo", dry_run=True))
+    assert identity.live() == before
+    scheduled = identity.do(ForgetClient(client_id, "asked", "dpo", grace=1_000))
+    assert isinstance(asked, Forgotten)
+    assert isinstance(scheduled, Forgotten)
+    assert scheduled.extent == asked.extent
+    with pytest.raises(ForgettingScheduledError):
+        identity.do(ForgetClient(client_id, "asked", "dpo", grace=5))
+    assert_announced(identity)
+    assert isinstance(identity.do(CancelForgetting(client_id, "no", "dpo")), Cancelled)
+    assert identity.live() == before
+    with pytest.raises(ForgettingNotFoundError):
+        identity.do(CancelForgetting(client_id, "no", "dpo"))
+    identity.do(ForgetClient(client_id, "asked", "dpo", grace=1_000))
+    assert isinstance(identity.do(ForgetDue(client_id)), Settled)
+    identity.store.now += 1_000
+    gone = identity.do(ForgetDue(client_id))
+    assert isinstance(gone, Forgotten)
+    assert gone.extent == asked.extent
+    assert isinstance(identity.do(ForgetDue(client_id)), Settled)
+    assert not identity.store.tables["forgettings"]
+    assert not identity.store.tables["forgettings_due"]
+    assert_announced(identity)
+
+
+@given(history=histories, later=histories, cut=st.integers(0, 12), seed=st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_a_log_restored_from_before_a_forgetting_forgets_again(
+    history: list[tuple[int, tuple[str, ...]]],
+    later: list[tuple[int, tuple[str, ...]]],
+    cut: int,
+    seed: random.Random,
+) -> None:
+    """By the list alone: it comes to the state that it would have had, had nothing been restored, with what comes late
+    and anew.
+    """
+    interactions = told(history)
+    identity = Identity(TIGHT).hear_one_by_one(interactions)
+    client_id = bytes.fromhex(identity.client_of(f"i{seed.randrange(len(history))}"))
+    identity.do(ForgetClient(client_id, "asked", "dpo"))
+    listed = Queries(identity.store).forgotten_clients()
+    assert [each.client_id for each in listed] == [client_id]
+
+    restored = Identity(TIGHT).hear_one_by_one(interactions[:cut])
+    for each in listed:
+        outcome = restored.do(ForgetListed(*each[:4]))
+        assert isinstance(outcome, ForgottenAgain)
+        again = restored.do(ForgetListed(*each[:4]))
+        assert isinstance(again, ForgottenAgain)
+        assert again.clients == 0
+    assert_announced(restored)
+    coming = [interaction(f"later{number}", at, *ids, generation=1) for number, (at, ids) in enumerate(later)]
+    identity.hear(*coming)
+    restored.hear_one_by_one(interactions[cut:]).hear(*coming)
+    assert_announced(restored)
+    personas = {each for client in listed for each in client.persona_ids}
+    assert Queries(restored.store).forgotten_personas() == personas
+    live = restored.live()
+
+    def others(state: dict[str, bytes]) -> dict[str, bytes]:
+        return {key: value for key, value in state.items() if not key.startswith("forgotten.")}
+
+    assert others(live) == others(identity.live())
+    gone = {each.hex() for client in listed for each in (client.client_id, *client.alias_ids)}
+    assert gone.isdisjoint(key.removeprefix("client.") for key in live)
+    assert personas.isdisjoint(restored.store.tables["personas"])
+
+
+@given(history=histories, later=histories, seed=st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_a_restored_log_takes_the_forgotten_out_of_a_merge_that_was_undone_since(
+    history: list[tuple[int, tuple[str, ...]]],
+    later: list[tuple[int, tuple[str, ...]]],
+    seed: random.Random,
+) -> None:
+    """Where the restored log still makes one client of two, the one who was forgotten goes and the other stays."""
+    interactions = told(history)
+    identity, restored = (Identity(TIGHT).hear_one_by_one(interactions) for _ in range(2))
+    one, other = (identity.client_of(f"i{seed.randrange(len(history))}") for _ in range(2))
+    if one == other:
+        reject()
+    merge = MergeClients(bytes.fromhex(one), bytes.fromhex(other), "kim", "asked")
+    merged = identity.do(merge)
+    restored.do(merge)
+    assert isinstance(merged, Merged)
+    identity.do(UndoMerge(merged.merge_id, "lee", "no"))
+    gone = bytes.fromhex(identity.client_of(f"i{seed.randrange(len(history))}"))
+    identity.do(ForgetClient(gone, "asked", "dpo"))
+    (listed,) = Queries(identity.store).forgotten_clients()
+    restored.do(ForgetListed(*listed[:4]))
+    assert_announced(restored)
+    assert set(listed.persona_ids).isdisjoint(restored.store.tables["personas"])
+    assert Queries(restored.store).forgotten_personas() == set(listed.persona_ids)
+    coming = [interaction(f"later{number}", at, *ids, generation=1) for number, (at, ids) in enumerate(later)]
+    restored.hear(*coming)
+    assert_announced(restored)
 
 
 @given(history=histories, later=histories)

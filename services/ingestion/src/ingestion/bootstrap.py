@@ -23,7 +23,7 @@ from ingestion.application.registering import Register
 from ingestion.entrypoints.servicer import BATCH_METHODS, IngestionServicer, hosted
 from ingestion.settings import SERVICE, Settings
 from throughline_eventlog import Connection, Consumer, Relay, Store, Writer, open_store
-from throughline_privacy import PrivacySettingsError, Vault, open_vault
+from throughline_privacy import ForgottenListError, PrivacySettingsError, Vault, open_vault
 from throughline_rpc import (
     Background,
     EventLogServicer,
@@ -134,6 +134,6 @@ def main() -> int:
 
     telemetry = configure(SERVICE, version=version(f"throughline-{SERVICE}"))
     try:
-        return serve(host, startup_errors=(PrivacySettingsError,))
+        return serve(host, startup_errors=(PrivacySettingsError, ForgottenListError))
     finally:
         telemetry.shutdown()

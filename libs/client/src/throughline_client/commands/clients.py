@@ -9,6 +9,7 @@ from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import journey_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands.running import (
+    Duration,
     IdentifierParam,
     as_of_option,
     between_option,
@@ -407,23 +408,85 @@ async def proposals(client: Throughline, *, output: str) -> None:
 @click.argument("client_id")
 @click.option("--by", required=True, help="Who decides.")
 @click.option("--reason", required=True, help="Why, e.g. the number of the request.")
+@click.option("--grace", type=Duration(), default=0, help="Time in which it can be cancelled, e.g. 30d. None: at once.")
+@click.option("--dry-run", is_flag=True, help="Decide nothing, tell what would go.")
+@click.option("--cancel", is_flag=True, help="Take back what is scheduled.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output_option
 @connected
-async def forget(client: Throughline, *, client_id: str, by: str, reason: str, yes: bool, output: str) -> None:
-    """Forget a person: destroy the keys to their personal values. Cannot be undone.
+async def forget(
+    client: Throughline,
+    *,
+    client_id: str,
+    by: str,
+    reason: str,
+    grace: int,
+    dry_run: bool,
+    cancel: bool,
+    yes: bool,
+    output: str,
+) -> None:
+    """Forget a person: destroy the keys to their personal values (docs/forgetting.md). Once done it cannot be undone.
 
     \b
-    Example:
-      throughline forget 5f0c... --by dpo --reason "request 2026-114"
+    Examples:
+      throughline forget 5f0c... --by dpo --reason "request 2026-114" --dry-run
+      throughline forget 5f0c... --by dpo --reason "request 2026-114" --grace 30d
+      throughline forget 5f0c... --by dpo --reason "changed their mind" --cancel
     """
-    if not yes:
+    if cancel:
+        if grace or dry_run:
+            raise click.UsageError("--cancel takes back what is scheduled: it goes with neither --grace nor --dry-run")
+        cancelled = await client.identity.cancel_forgetting(client_id, decided_by=by, reason=reason)
+        if output == "json":
+            print_json(plain(cancelled))
+        else:
+            print_facts({"client": client_id, "forgotten": "no: taken back"})
+        return
+    if not yes and not grace and not dry_run:
         click.confirm(f"Destroy the keys of client {client_id} for ever?", abort=True, err=True)
-    answer = await client.identity.forget(client_id, decided_by=by, reason=reason)
+    answer = await client.identity.forget(client_id, decided_by=by, reason=reason, grace=grace, dry_run=dry_run)
     if output == "json":
         print_json(plain(answer))
         return
-    print_facts({"identifiers forgotten": answer.identifiers, "interactions sealed for ever": answer.interactions})
+    when_done = "not yet: this is what would go" if dry_run else when(answer.due_at) or "now"
+    print_facts(
+        {
+            "client": answer.client_id,
+            "aliases": list(answer.alias_ids),
+            "forgotten": when_done,
+            "sealing keys": answer.personas,
+            "identifiers": answer.identifiers,
+            "interactions sealed for ever": answer.interactions,
+            "consents": answer.consents,
+            "merges and proposals": answer.merges + answer.proposals,
+        }
+    )
+
+
+@click.command()
+@click.option("--scheduled", is_flag=True, help="Those whose grace time is not over instead.")
+@output_option
+@connected
+async def forgotten(client: Throughline, *, scheduled: bool, output: str) -> None:
+    """List who was forgotten, or is to be.
+
+    \b
+    Examples:
+      throughline forgotten
+      throughline forgotten --scheduled --output json
+    """
+    found = [each async for each in client.identity.forgettings(done=not scheduled)]
+    if output == "json":
+        print_json([plain(each) for each in found])
+        return
+    print_table(
+        ["client", "aliases", "decided", "due", "by", "reason"],
+        [
+            [each.client_id, list(each.alias_ids), when(each.at), when(each.due_at), each.decided_by, each.reason]
+            for each in found
+        ],
+    )
 
 
 @click.command()

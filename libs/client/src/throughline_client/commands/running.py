@@ -155,6 +155,24 @@ class Instant(click.ParamType[int]):
         return micros(at if at.tzinfo else at.replace(tzinfo=UTC))
 
 
+class Duration(click.ParamType[int]):
+    """A duration: 30d, 12h, 90min, 45s. Microseconds inside."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        number = str(value).rstrip("abcdefghijklmnopqrstuvwxyz")
+        seconds = _SECONDS.get(str(value).removeprefix(number))
+        if seconds is None or not number.isdecimal():
+            self.fail(f"{value!r} is no duration; write e.g. 30d, 12h, 90min or 45s", param, ctx)
+        return int(number) * seconds * 1_000_000
+
+
+_SECONDS: Final = {"d": 86_400, "h": 3_600, "min": 60, "s": 1}
+
+
 def connection_options(command: Callable[P, T]) -> Callable[P, T]:
     """Adds --data and --address."""
     command = click.option(

@@ -80,10 +80,31 @@ class IdentityClient:
         )
         return await call(self.stub.RecordConsent, request)
 
-    async def forget(self, client_id: str, *, decided_by: str, reason: str) -> identity_pb2.ForgetClientResponse:
-        """Destroys the client's keys. Cannot be undone."""
-        request = identity_pb2.ForgetClientRequest(client_id=client_id, decided_by=decided_by, reason=reason)
+    async def forget(
+        self, client_id: str, *, decided_by: str, reason: str, grace: int = 0, dry_run: bool = False
+    ) -> identity_pb2.ForgetClientResponse:
+        """Destroys the client's keys, once `grace` microseconds are over; with `dry_run` tells what would go."""
+        request = identity_pb2.ForgetClientRequest(
+            client_id=client_id, decided_by=decided_by, reason=reason, grace=grace, dry_run=dry_run
+        )
         return await call(self.stub.ForgetClient, request)
+
+    async def cancel_forgetting(
+        self, client_id: str, *, decided_by: str, reason: str
+    ) -> identity_pb2.CancelForgettingResponse:
+        """Takes back a forgetting whose grace time is not over."""
+        request = identity_pb2.CancelForgettingRequest(client_id=client_id, decided_by=decided_by, reason=reason)
+        return await call(self.stub.CancelForgetting, request)
+
+    def forgettings(self, *, done: bool = False, page_size: int = 500) -> AsyncIterator[identity_pb2.Forgetting]:
+        """Those who are to be forgotten; with `done` those who are."""
+
+        async def fetch(token: str) -> tuple[list[identity_pb2.Forgetting], str]:
+            request = identity_pb2.ListForgettingsRequest(page_size=page_size, page_token=token, done=done)
+            page = await call(self.stub.ListForgettings, request)
+            return list(page.forgettings), page.next_page_token
+
+        return pages(fetch)
 
     async def rules(self) -> rules_pb2.RuleSet:
         """The rules by which identity decides now."""

@@ -25,6 +25,7 @@ from throughline_eventlog.nats_server import NatsServer, NatsServerError, free_p
 
 HOST: Final = "127.0.0.1"
 BUS: Final = "nats"
+FORGOTTEN_FILE: Final = "forgotten.ndjson"
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 SIGNING_KEYS_FILE: Final = "signing.keys"
@@ -258,6 +259,8 @@ class Suite:
 
     def _prepare(self) -> None:
         (self.folder / "logs").mkdir(exist_ok=True)
+        # There from the first day, so that a backup of it can be told from one that was left out.
+        (self.folder / FORGOTTEN_FILE).touch(mode=0o600)
         keys = self.folder / "keys.json"
         if not keys.exists():
             from throughline_privacy import create_keys  # noqa: PLC0415 -- loads a database driver; every command would
@@ -341,6 +344,7 @@ class Suite:
             "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
             "THROUGHLINE_KEY_STORE": str(self.folder / "keys.db"),
             "THROUGHLINE_SIGNING_KEYS_FILE": str(self.folder / SIGNING_KEYS_FILE),
+            "THROUGHLINE_FORGOTTEN_LIST": str(self.folder / FORGOTTEN_FILE),
             "THROUGHLINE_NATS_URL": self.bus.url,
             "THROUGHLINE_PARTITION": str(self.partition),
             "THROUGHLINE_HOST": HOST,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -15,6 +15,7 @@ from identity.application.records import (
     CLIENT_MERGES,
     CLIENT_PROPOSALS,
     CONSTRAINTS,
+    FORGETTINGS_DUE,
     FORGOTTEN,
     GONE,
     HOLDERS,
@@ -23,17 +24,21 @@ from identity.application.records import (
     ClientRow,
     ConsentRow,
     ConstraintRow,
+    ForgettingRow,
     IdentifierRow,
     MergeRow,
     PersonaRow,
     consent_key,
+    due_key,
     present_client,
 )
 from identity.application.rulebook import Rulebook, rules_event_id
 from identity.application.settlement import DecidedMerge, Neighbourhood, Settlement
-from identity.domain.personas import decided_merge_id
+from identity.domain.personas import Anchor, decided_merge_id
 from identity.domain.refusals import (
     AlreadyOneClientError,
+    ForgettingNotFoundError,
+    ForgettingScheduledError,
     MergeAlreadyUndoneError,
     MergeNotFoundError,
     RulesChangedError,
@@ -45,6 +50,8 @@ from throughline.identity.v1 import events_pb2 as pb
 from throughline_eventlog import Transaction
 from throughline_kernel import Refusal, hex_id
 
+LISTED: Final = "on the list of the forgotten"
+"""Reason of a forgetting that a restored log did not know of."""
 _PAGE: Final = 500
 
 
@@ -87,11 +94,48 @@ class RecordConsent:
 
 @dataclass(frozen=True, slots=True)
 class ForgetClient:
-    """Drops the client from everything but the log."""
+    """Drops the client from everything but the log, once the grace time (microseconds) is over.
+
+    `dry_run` decides nothing and tells what would go.
+    """
 
     client_id: bytes
     reason: str
     decided_by: str
+    grace: int = 0
+    dry_run: bool = False
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelForgetting:
+    """Takes back what is scheduled for the client, or for an id that means it."""
+
+    client_id: bytes
+    reason: str
+    decided_by: str
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetDue:
+    """Forgets whoever the client of a scheduled forgetting is by now, where its time has come and it still stands."""
+
+    client_id: bytes
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetListed:
+    """Forgets a client that is on the list of the forgotten and that this log, restored from before, still knows.
+
+    Ids have 16 bytes; identifiers are (type, hash).
+    """
+
+    client_id: bytes
+    alias_ids: tuple[bytes, ...]
+    persona_ids: tuple[bytes, ...]
+    identifiers: tuple[tuple[str, bytes], ...]
     traceparent: str = ""
 
 
@@ -104,7 +148,9 @@ class PublishRules:
     traceparent: str = ""
 
 
-Command = MergeClients | UndoMerge | RecordConsent | ForgetClient | PublishRules
+Command = (
+    MergeClients | UndoMerge | RecordConsent | ForgetClient | CancelForgetting | ForgetDue | ForgetListed | PublishRules
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +177,46 @@ class Consented:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
-    """The client is forgotten; the keys of these personas are to be destroyed."""
+class Extent:
+    """What is kept of a client and goes with it; identifiers are (type, hash)."""
 
+    client_id: bytes
+    alias_ids: tuple[bytes, ...]
     personas: tuple[bytes, ...]
-    identifiers: int
+    identifiers: tuple[tuple[str, bytes], ...]
     interactions: int
+    consents: int
+    merges: int
+    proposals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The client is forgotten: the keys of its personas are to be destroyed.
+
+    With a `due_at` (microseconds) it will be, then; where it was only asked nothing was decided.
+    """
+
+    extent: Extent
+    due_at: int = 0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenAgain:
+    """What of the list this log did not know to be forgotten is, in so many clients."""
+
+    clients: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client will not be forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Nothing is due any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +227,7 @@ class Published:
     reattributed: int
 
 
-Outcome = Merged | Undone | Consented | Forgotten | Published
+Outcome = Merged | Undone | Consented | Forgotten | ForgottenAgain | Cancelled | Settled | Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +261,7 @@ class Decisions:
     def rolled_back(self) -> None:
         """Nothing is kept between transactions."""
 
-    def _decide(self, ledger: Ledger, command: Command) -> Outcome:
+    def _decide(self, ledger: Ledger, command: Command) -> Outcome:  # noqa: PLR0911 -- one a command
         match command:
             case MergeClients():
                 return self._merge(ledger, command)
@@ -191,6 +271,12 @@ class Decisions:
                 return self._consent(ledger, command)
             case ForgetClient():
                 return self._forget(ledger, command)
+            case CancelForgetting():
+                return self._cancel(ledger, command)
+            case ForgetDue():
+                return self._forget_due(ledger, command)
+            case ForgetListed():
+                return self._forget_listed(ledger, command)
             case PublishRules():
                 return self._publish(ledger, command)
 
@@ -310,25 +396,140 @@ class Decisions:
 
     def _forget(self, ledger: Ledger, command: ForgetClient) -> Forgotten:
         client_id = _present(ledger, command.client_id)
-        row = ledger.clients.must(client_id)
+        if command.dry_run:
+            return Forgotten(_Forgetting(ledger, client_id).extent(), dry_run=True)
+        if command.grace:
+            return self._schedule(ledger, command, client_id)
+        return Forgotten(self._drop(ledger, client_id, command.reason, command.decided_by, command.traceparent))
+
+    def _drop(self, ledger: Ledger, client_id: bytes, reason: str, decided_by: str, traceparent: str) -> Extent:
         event_id = bytes.fromhex(hex_id("forgotten", client_id))
-        settlement = self._settlement(ledger, event_id, command.traceparent)
-        forgetting = _Forgetting(ledger, client_id, row)
+        settlement = self._settlement(ledger, event_id, traceparent)
+        forgetting = _Forgetting(ledger, client_id)
+        extent = forgetting.extent()
         forgotten = pb.ClientForgotten(
             client_id=client_id.hex(),
-            alias_ids=[alias.hex() for alias in row.aliases],
-            reason=command.reason,
-            decided_by=command.decided_by,
-            persona_ids=forgetting.personas,
-            identifiers=[messages.identifier(type_, key) for key, type_ in forgetting.owned.items()],
+            alias_ids=[alias.hex() for alias in extent.alias_ids],
+            reason=reason,
+            decided_by=decided_by,
+            persona_ids=extent.personas,
+            identifiers=[messages.identifier(type_, key) for type_, key in extent.identifiers],
             interaction_ids=forgetting.interactions,
+        )
+        settlement.client_event(
+            client_id, forgetting.row, messages.CLIENT_FORGOTTEN, forgotten.SerializeToString(), event_id=event_id
+        )
+        others = forgetting.drop()
+        settlement.settle(others, whole=True, because=Basis("forgotten", ()))
+        return extent
+
+    def _schedule(self, ledger: Ledger, command: ForgetClient, client_id: bytes) -> Forgotten:
+        forgetting = _Forgetting(ledger, client_id)
+        for each in (client_id, *forgetting.row.aliases):
+            known = ledger.forgettings.get(each)
+            if known is not None:
+                raise ForgettingScheduledError(command.client_id.hex(), known.due_at)
+        due_at = ledger.tx.now + command.grace
+        scheduled = pb.ForgettingScheduled(
+            client_id=client_id.hex(), reason=command.reason, decided_by=command.decided_by, due_at=due_at
+        )
+        self._say(ledger, client_id, messages.FORGETTING_SCHEDULED, scheduled.SerializeToString(), command.traceparent)
+        ledger.forgettings.put(client_id, ForgettingRow(command.reason, command.decided_by, ledger.tx.now, due_at))
+        ledger.index(FORGETTINGS_DUE, due_key(due_at, client_id))
+        return Forgotten(forgetting.extent(), due_at=due_at)
+
+    def _cancel(self, ledger: Ledger, command: CancelForgetting) -> Cancelled:
+        present = _present(ledger, command.client_id)
+        scheduled = next(
+            (
+                each
+                for each in (command.client_id, present, *ledger.clients.must(present).aliases)
+                if ledger.forgettings.get(each) is not None
+            ),
+            None,
+        )
+        if scheduled is None:
+            raise ForgettingNotFoundError(command.client_id.hex())
+        cancelled = pb.ForgettingCancelled(
+            client_id=scheduled.hex(), reason=command.reason, decided_by=command.decided_by
+        )
+        self._say(ledger, scheduled, messages.FORGETTING_CANCELLED, cancelled.SerializeToString(), command.traceparent)
+        _unschedule(ledger, scheduled)
+        return Cancelled()
+
+    def _say(self, ledger: Ledger, client_id: bytes, type_: str, payload: bytes, traceparent: str) -> None:
+        """Logs a decision about when a client goes, in the stream of the id that it names."""
+        row = ledger.clients.must(client_id)
+        event_id = bytes.fromhex(hex_id("forgetting", client_id, str(row.version + 1)))
+        self._settlement(ledger, event_id, traceparent).client_event(client_id, row, type_, payload, event_id=event_id)
+
+    def _forget_due(self, ledger: Ledger, command: ForgetDue) -> Forgotten | Settled:
+        row = ledger.forgettings.get(command.client_id)
+        if row is None or row.due_at > ledger.tx.now:
+            return Settled()
+        client_id = _present(ledger, command.client_id)
+        return Forgotten(self._drop(ledger, client_id, row.reason, row.decided_by, command.traceparent))
+
+    def _forget_listed(self, ledger: Ledger, command: ForgetListed) -> ForgottenAgain:
+        """Clients that are on the list whole are forgotten as any client is; then what is left of it."""
+        tombs = ledger.tx.get_many(FORGOTTEN, command.persona_ids)
+        unknown = [persona_id for persona_id in command.persona_ids if persona_id not in tombs]
+        ledger.personas.load(unknown)
+        covered: set[bytes] = set()
+        mixed: set[bytes] = set()
+        clients = 0
+        while (client_id := _owner_but(ledger, unknown, mixed)) is not None:
+            if not set(_members(ledger, client_id)) <= set(command.persona_ids):
+                mixed.add(client_id)
+                continue
+            extent = self._drop(ledger, client_id, LISTED, "", command.traceparent)
+            covered.update(key for _, key in extent.identifiers)
+            clients += 1
+            ledger.flush()
+        tombs = ledger.tx.get_many(FORGOTTEN, unknown)
+        rest = [persona_id for persona_id in unknown if persona_id not in tombs]
+        if rest or ledger.clients.get(command.client_id) is None:
+            self._part(ledger, command, rest, covered)
+            clients += 1
+        return ForgottenAgain(clients)
+
+    def _part(
+        self, ledger: Ledger, command: ForgetListed, personas: Sequence[bytes], covered: Collection[bytes]
+    ) -> None:
+        """Takes personas from clients that keep others, and says of those not heard of that they are forgotten: what
+        comes of them, late or anew, is not taken for somebody's.
+        """
+        client_id = command.client_id
+        row = ledger.clients.get(client_id)
+        if row is not None and row.state != GONE:
+            # It stays somebody's here.
+            client_id = bytes.fromhex(hex_id("listed", client_id))
+            row = ledger.clients.get(client_id)
+        if row is None:
+            row = ClientRow(GONE, Anchor("", command.persona_ids[0]))
+        listed = {key: type_ for type_, key in command.identifiers if key not in covered}
+        parting = _Parting(ledger, personas, listed)
+        event_id = bytes.fromhex(hex_id("listed", client_id, str(row.version + 1)))
+        settlement = self._settlement(ledger, event_id, command.traceparent)
+        parting.move(settlement, client_id)
+        renewed = parting.orphans() | listed
+        aliases = [alias for alias in command.alias_ids if ledger.clients.get(alias) is None]
+        forgotten = pb.ClientForgotten(
+            client_id=client_id.hex(),
+            alias_ids=[alias.hex() for alias in aliases],
+            reason=LISTED,
+            persona_ids=personas,
+            identifiers=[messages.identifier(type_, key) for key, type_ in sorted(renewed.items())],
+            interaction_ids=parting.interactions,
         )
         settlement.client_event(
             client_id, row, messages.CLIENT_FORGOTTEN, forgotten.SerializeToString(), event_id=event_id
         )
-        others = forgetting.drop()
-        settlement.settle(others, whole=True, because=Basis("forgotten", ()))
-        return Forgotten(tuple(forgetting.personas), len(forgetting.owned), len(forgetting.interactions))
+        for alias in aliases:
+            ledger.clients.put(alias, ClientRow(GONE, row.anchor, parent=client_id))
+        for key, type_ in renewed.items():
+            _renew(ledger, key, ledger.identifiers.get(key) or IdentifierRow(type_))
+        settlement.settle(parting.drop(client_id), whole=True, because=Basis("forgotten", ()))
 
     def _publish(self, ledger: Ledger, command: PublishRules) -> Published:
         current = self._rulebook.current(ledger.tx).version
@@ -353,10 +554,10 @@ class Decisions:
 class _Forgetting:
     """Everything that is kept of one client, and how it goes."""
 
-    def __init__(self, ledger: Ledger, client_id: bytes, row: ClientRow) -> None:
+    def __init__(self, ledger: Ledger, client_id: bytes) -> None:
         self.ledger = ledger
         self.client_id = client_id
-        self.row = row
+        self.row = ledger.clients.must(client_id)
         self.personas = sorted(_members(ledger, client_id))
         ledger.personas.load(self.personas)
         self.rows: dict[bytes, PersonaRow] = {
@@ -374,20 +575,29 @@ class _Forgetting:
         row = self.ledger.identifiers.get(key)
         return row is not None and row.client == self.client_id
 
+    def extent(self) -> Extent:
+        """How much there is of it."""
+        ledger = self.ledger
+        ids = (self.client_id, *self.row.aliases)
+        return Extent(
+            client_id=self.client_id,
+            alias_ids=self.row.aliases,
+            personas=tuple(self.personas),
+            identifiers=tuple((type_, key) for key, type_ in self.owned.items()),
+            interactions=len(self.interactions),
+            consents=sum(1 for each in ids for _ in ledger.consents.stored.scan(each)),
+            merges=len({merge for each in ids for merge in ledger.suffixes(CLIENT_MERGES, each)}),
+            proposals=len({proposal for each in ids for proposal in ledger.suffixes(CLIENT_PROPOSALS, each)}),
+        )
+
     def drop(self) -> list[bytes]:
         """Removes the rows; gives the personas of others that presented the same identifiers."""
         ledger, client_id = self.ledger, self.client_id
         for persona_id, persona in self.rows.items():
-            self._drop_persona(persona_id, persona)
+            _drop_persona(ledger, persona_id, persona, client_id)
         for key in self.owned:
-            row = ledger.identifiers.must(key)
-            kept = IdentifierRow(row.type, version=row.version, generation=row.generation + 1)
-            ledger.identifiers.put(key, kept)
-        for key in self.presented.keys() - self.owned.keys():
-            row = ledger.identifiers.get(key)
-            if row is not None and not row.client and not ledger.suffixes(HOLDERS, key):
-                row.reason = ""
-                ledger.identifiers.put(key, row)
+            _renew(ledger, key, ledger.identifiers.must(key))
+        _let_go(ledger, self.presented.keys() - self.owned.keys())
         for gone in (client_id, *self.row.aliases):
             self._drop_client(gone)
         others = [
@@ -398,30 +608,12 @@ class _Forgetting:
         ]
         return list(dict.fromkeys(others))
 
-    def _drop_persona(self, persona_id: bytes, persona: PersonaRow) -> None:
-        ledger = self.ledger
-        for each in persona.identifiers:
-            ledger.unindex(HOLDERS, each.hash + persona_id)
-        ledger.unindex(MEMBERS, self.client_id + persona_id)
-        ledger.index(FORGOTTEN, persona_id, self.client_id)
-        if persona.constrained:
-            for merge_id in ledger.suffixes(CONSTRAINTS, persona_id):
-                merge = ledger.merges.get(merge_id)
-                if merge is not None:
-                    _unbind(ledger, merge_id, merge)
-        ledger.personas.delete(persona_id)
-
     def _drop_client(self, gone: bytes) -> None:
         ledger = self.ledger
+        _unschedule(ledger, gone)
         for key, _ in ledger.consents.stored.scan(gone):
             ledger.consents.delete(key)
-        for merge_id in ledger.suffixes(CLIENT_MERGES, gone):
-            merge = ledger.merges.get(merge_id)
-            # A merge between personas that are still here can still be undone.
-            if merge is not None and not self.rows.keys().isdisjoint(merge.personas):
-                ledger.merges.delete(merge_id)
-                for side in (merge.client, merge.merged):
-                    ledger.unindex(CLIENT_MERGES, side + merge_id)
+        _drop_merges(ledger, gone, self.rows.keys())
         for merge_id in ledger.suffixes(CLIENT_PROPOSALS, gone):
             proposal = ledger.proposals.get(merge_id)
             if proposal is not None:
@@ -431,6 +623,112 @@ class _Forgetting:
         row = ledger.clients.must(gone)
         parent = b"" if gone == self.client_id else self.client_id
         ledger.clients.put(gone, ClientRow(GONE, row.anchor, parent=parent, version=row.version))
+
+
+class _Parting:
+    """Personas that are taken from clients which keep others; some may never have been heard of."""
+
+    def __init__(self, ledger: Ledger, personas: Sequence[bytes], listed: Collection[bytes]) -> None:
+        """`listed` are identifiers that are made anew, whoever presents them."""
+        self.ledger = ledger
+        self.personas = personas
+        self.rows = {each: row for each in personas if (row := ledger.personas.get(each)) is not None}
+        self.presented = {each.hash: each.type for row in self.rows.values() for each in row.identifiers}
+        self.interactions: list[str] = []
+        keys = self.presented.keys() | listed
+        ledger.identifiers.load(keys)
+        self.held_by = {key: set(ledger.suffixes(HOLDERS, key)) - self.rows.keys() for key in keys}
+
+    def move(self, settlement: Settlement, client_id: bytes) -> None:
+        """Says of each interaction that it is the client's, so that everybody takes it from whoever had it."""
+        streams = self.ledger.streams([stream_of("persona", persona_id) for persona_id in self.rows])
+        why = settlement.evidence(Basis("forgotten", ()))
+        for persona_id, row in self.rows.items():
+            stream_id = stream_of("persona", persona_id)
+            for interaction_id, last in messages.last_attributions(streams.get(stream_id, ())).items():
+                row.version += 1
+                payload = messages.reattributed(last, client_id, row.client, why)
+                settlement.event(stream_id, row.version, messages.INTERACTION_REATTRIBUTED, payload)
+                self.interactions.append(interaction_id)
+
+    def orphans(self) -> dict[bytes, str]:
+        """The type of each identifier that was somebody's and that nobody else presents."""
+        return {
+            key: type_
+            for key, type_ in self.presented.items()
+            if not self.held_by[key] and (row := self.ledger.identifiers.get(key)) is not None and row.client
+        }
+
+    def drop(self, client_id: bytes) -> list[bytes]:
+        """Removes the rows; gives the personas whose clients may be others now."""
+        ledger = self.ledger
+        clients = {row.client for row in self.rows.values()}
+        near = {member for each in clients for member in _members(ledger, each)} - self.rows.keys()
+        for persona_id in self.personas:
+            row = self.rows.get(persona_id)
+            if row is None:
+                ledger.index(FORGOTTEN, persona_id, client_id)
+            else:
+                _drop_persona(ledger, persona_id, row, client_id)
+        for each in clients:
+            for side in (each, *ledger.clients.must(each).aliases):
+                _drop_merges(ledger, side, self.rows.keys())
+        _let_go(ledger, self.presented)
+        return sorted(near.union(*self.held_by.values()))
+
+
+def _owner_but(ledger: Ledger, personas: Sequence[bytes], but: Collection[bytes]) -> bytes | None:
+    """A client that one of the personas belongs to now: forgetting another one may have changed whose it is."""
+    for persona_id in personas:
+        row = ledger.personas.get(persona_id)
+        if row is not None and row.client not in but:
+            return row.client
+    return None
+
+
+def _drop_persona(ledger: Ledger, persona_id: bytes, persona: PersonaRow, client_id: bytes) -> None:
+    """Removes the rows of a persona that is forgotten with a client."""
+    for each in persona.identifiers:
+        ledger.unindex(HOLDERS, each.hash + persona_id)
+    ledger.unindex(MEMBERS, persona.client + persona_id)
+    ledger.index(FORGOTTEN, persona_id, client_id)
+    if persona.constrained:
+        for merge_id in ledger.suffixes(CONSTRAINTS, persona_id):
+            merge = ledger.merges.get(merge_id)
+            if merge is not None:
+                _unbind(ledger, merge_id, merge)
+    ledger.personas.delete(persona_id)
+
+
+def _drop_merges(ledger: Ledger, client_id: bytes, personas: Collection[bytes]) -> None:
+    """Removes the merges of a client that are about these personas; one between others can still be undone."""
+    for merge_id in ledger.suffixes(CLIENT_MERGES, client_id):
+        merge = ledger.merges.get(merge_id)
+        if merge is not None and not set(merge.personas).isdisjoint(personas):
+            ledger.merges.delete(merge_id)
+            for side in (merge.client, merge.merged):
+                ledger.unindex(CLIENT_MERGES, side + merge_id)
+
+
+def _let_go(ledger: Ledger, keys: Collection[bytes]) -> None:
+    """Identifiers that nobody presents any more are nobody's for no reason."""
+    for key in keys:
+        row = ledger.identifiers.get(key)
+        if row is not None and not row.client and not ledger.suffixes(HOLDERS, key):
+            row.reason = ""
+            ledger.identifiers.put(key, row)
+
+
+def _renew(ledger: Ledger, key: bytes, row: IdentifierRow) -> None:
+    """Makes an identifier nobody's, as if it had never been seen; whoever comes with it next is somebody else."""
+    ledger.identifiers.put(key, IdentifierRow(row.type, version=row.version, generation=row.generation + 1))
+
+
+def _unschedule(ledger: Ledger, client_id: bytes) -> None:
+    row = ledger.forgettings.get(client_id)
+    if row is not None:
+        ledger.forgettings.delete(client_id)
+        ledger.unindex(FORGETTINGS_DUE, due_key(row.due_at, client_id))
 
 
 def _present(ledger: Ledger, client_id: bytes) -> bytes:

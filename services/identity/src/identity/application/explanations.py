@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from identity.application import messages
@@ -123,6 +124,21 @@ def _consented(event: pb.ConsentRecorded) -> str:
     return f"Client {short(event.client_id)} {said} {event.purpose}{where}."
 
 
+def _scheduled(event: pb.ForgettingScheduled) -> str:
+    due = datetime.fromtimestamp(event.due_at / 1_000_000, UTC).isoformat(timespec="seconds")
+    return (
+        f"{event.decided_by or 'Somebody'} decided that client {short(event.client_id)} is to be forgotten at {due}: "
+        f"{event.reason or 'no reason given'}."
+    )
+
+
+def _cancelled(event: pb.ForgettingCancelled) -> str:
+    return (
+        f"{event.decided_by or 'Somebody'} decided that client {short(event.client_id)} is not to be forgotten: "
+        f"{event.reason or 'no reason given'}."
+    )
+
+
 def _forgotten(event: pb.ClientForgotten) -> str:
     return (
         f"Client {short(event.client_id)} was forgotten with {len(event.interaction_ids)} interactions: "
@@ -148,6 +164,8 @@ _SENTENCES: Final[dict[str, tuple[Any, Callable[[Any], str]]]] = {
     messages.MERGE_PROPOSED: (pb.MergeProposed, _proposed),
     messages.MERGE_UNDONE: (pb.MergeUndone, _undone),
     messages.CONSENT_RECORDED: (pb.ConsentRecorded, _consented),
+    messages.FORGETTING_SCHEDULED: (pb.ForgettingScheduled, _scheduled),
+    messages.FORGETTING_CANCELLED: (pb.ForgettingCancelled, _cancelled),
     messages.CLIENT_FORGOTTEN: (pb.ClientForgotten, _forgotten),
     messages.RULES_PUBLISHED: (pb.RulesPublished, _published),
 }

@@ -12,6 +12,7 @@ from identity.application.records import (
     CLIENTS,
     CONSENTS,
     CONSTRAINTS,
+    FORGETTINGS,
     IDENTIFIERS,
     MERGES,
     PERSONAS,
@@ -19,6 +20,7 @@ from identity.application.records import (
     ClientRow,
     ConsentRow,
     ConstraintRow,
+    ForgettingRow,
     IdentifierRow,
     MergeRow,
     PersonaRow,
@@ -134,6 +136,7 @@ class Ledger:
         self.proposals = WorkingTable(tx, PROPOSALS, ProposalRow)
         self.constraints = WorkingTable(tx, CONSTRAINTS, ConstraintRow)
         self.consents = WorkingTable(tx, CONSENTS, ConsentRow)
+        self.forgettings = WorkingTable(tx, FORGETTINGS, ForgettingRow)
         self._events: list[NewEvent] = []
 
     def emit(self, event: NewEvent) -> None:
@@ -179,6 +182,7 @@ class Ledger:
             self.proposals,
             self.constraints,
             self.consents,
+            self.forgettings,
         )
 
     def _append(self) -> None:

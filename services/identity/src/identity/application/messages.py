@@ -25,6 +25,8 @@ CLIENTS_MERGED: Final = "throughline.identity.v1.ClientsMerged"
 MERGE_PROPOSED: Final = "throughline.identity.v1.MergeProposed"
 MERGE_UNDONE: Final = "throughline.identity.v1.MergeUndone"
 CONSENT_RECORDED: Final = "throughline.identity.v1.ConsentRecorded"
+FORGETTING_SCHEDULED: Final = "throughline.identity.v1.ForgettingScheduled"
+FORGETTING_CANCELLED: Final = "throughline.identity.v1.ForgettingCancelled"
 CLIENT_FORGOTTEN: Final = "throughline.identity.v1.ClientForgotten"
 RULES_PUBLISHED: Final = "throughline.identity.v1.RulesPublished"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ from identity.application.ledger import Table, stream_of
 from identity.application.records import (
     ClientRow,
     ConsentRow,
+    ForgettingRow,
     IdentifierRow,
     MergeRow,
     PersonaRow,
@@ -30,6 +31,7 @@ from identity.domain.rules import Rules
 from throughline.identity.v1 import events_pb2 as pb
 from throughline_eventlog import Reader
 from throughline_kernel import Recorded
+from throughline_privacy import ForgottenClient
 
 _ATTRIBUTIONS: Final = frozenset({messages.INTERACTION_ATTRIBUTED, messages.INTERACTION_REATTRIBUTED})
 
@@ -107,6 +109,7 @@ class Queries:
         self._merges = Table(reader, records.MERGES, MergeRow)
         self._proposals = Table(reader, records.PROPOSALS, ProposalRow)
         self._consents = Table(reader, records.CONSENTS, ConsentRow)
+        self._forgettings = Table(reader, records.FORGETTINGS, ForgettingRow)
 
     def present(self, client_id: bytes) -> bytes:
         """The client that an id or alias means now. Raises: ClientNotFoundError, ClientForgottenError."""
@@ -207,6 +210,55 @@ class Queries:
         row = self._clients.get(client_id)
         gone = {client_id} if row is None or not row.parent else {client_id, row.parent}
         return [persona for persona, client in self._reader.scan(records.FORGOTTEN) if client in gone]
+
+    def forgotten_personas(self) -> set[bytes]:
+        """Every persona that was forgotten."""
+        return {persona_id for persona_id, _ in self._reader.scan(records.FORGOTTEN)}
+
+    def forgotten_clients(self, client_ids: Collection[bytes] | None = None) -> list[ForgottenClient]:
+        """These clients (None: all) as they were forgotten, oldest first; again for each time that added personas."""
+        if client_ids is None:
+            client_ids = {client_id for _, client_id in self._reader.scan(records.FORGOTTEN)}
+        found: list[ForgottenClient] = []
+        seen: set[bytes] = set()
+        for event, message in self._forgotten_events(client_ids):
+            if not seen.issuperset(message.persona_ids):
+                seen.update(message.persona_ids)
+                found.append(
+                    ForgottenClient(
+                        bytes.fromhex(message.client_id),
+                        tuple(map(bytes.fromhex, message.alias_ids)),
+                        tuple(message.persona_ids),
+                        tuple((each.type, each.hash) for each in message.identifiers),
+                        event.recorded_at,
+                    )
+                )
+        return found
+
+    def forgettings(self, after: bytes, size: int) -> list[tuple[Recorded, pb.ClientForgotten]]:
+        """Clients that are forgotten, by id, at most `size`, behind `after`: the event that did it."""
+        ids = sorted({client_id for _, client_id in self._reader.scan(records.FORGOTTEN) if client_id > after})[:size]
+        first: dict[str, tuple[Recorded, pb.ClientForgotten]] = {}
+        for event, message in self._forgotten_events(ids):
+            first.setdefault(message.client_id, (event, message))
+        return [first[client_id.hex()] for client_id in ids]
+
+    def _forgotten_events(self, client_ids: Collection[bytes]) -> list[tuple[Recorded, pb.ClientForgotten]]:
+        streams = self._reader.read_streams([stream_of("client", client_id) for client_id in client_ids])
+        events = sorted(
+            (event for stream in streams.values() for event in stream if event.type == messages.CLIENT_FORGOTTEN),
+            key=lambda each: each.position,
+        )
+        return [(event, pb.ClientForgotten.FromString(event.payload)) for event in events]
+
+    def due(self, now: int, size: int) -> list[bytes]:
+        """Clients whose scheduled forgetting is due, at most `size`, the longest due first."""
+        keys = (key for key, _ in self._reader.scan(records.FORGETTINGS_DUE, limit=size))
+        return [key[8:] for key in keys if int.from_bytes(key[:8], "big") <= now]
+
+    def scheduled(self, after: bytes, size: int) -> list[tuple[bytes, ForgettingRow]]:
+        """Clients that are to be forgotten, by id, at most `size`, behind `after`."""
+        return list(self._forgettings.scan(after=after, limit=size))
 
     def concerning(self, client_id: str, interaction_ids: Sequence[str]) -> list[Recorded]:
         """The events that concern the client (empty: any) and the interactions (empty: any), in position order.

@@ -33,6 +33,10 @@ CONSTRAINTS: Final = "constraints"
 """persona + merge: the decisions of people that bind it."""
 CONSENTS: Final = "consents"
 """client + purpose NUL scope."""
+FORGETTINGS: Final = "forgettings"
+"""client: that it is to be forgotten."""
+FORGETTINGS_DUE: Final = "forgettings_due"
+"""time (8 bytes) + client."""
 FORGOTTEN: Final = "forgotten"
 """persona: the client it was forgotten with."""
 RULES: Final = "rules"
@@ -50,6 +54,8 @@ IDENTITY_TABLES: Final = (
     CLIENT_PROPOSALS,
     CONSTRAINTS,
     CONSENTS,
+    FORGETTINGS,
+    FORGETTINGS_DUE,
     FORGOTTEN,
     RULES,
 )
@@ -155,6 +161,20 @@ class ConsentRow(msgspec.Struct, array_like=True, gc=False):
     source: str
     at: int
     event_id: bytes
+
+
+class ForgettingRow(msgspec.Struct, array_like=True, gc=False):
+    """A client that is to be forgotten: decided when, by whom, why, and when it is due."""
+
+    reason: str
+    decided_by: str
+    at: int
+    due_at: int
+
+
+def due_key(due_at: int, client_id: bytes) -> bytes:
+    """The key of what is due, in the order of time."""
+    return due_at.to_bytes(8, "big") + client_id
 
 
 def consent_key(purpose: str, scope: str) -> bytes:

@@ -43,6 +43,7 @@ class IdentityFold:
         self._blocked: set[bytes] = set()
         self._merges: dict[bytes, _Merge] = {}
         self._consents: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+        self._forgettings: dict[str, dict[str, Any]] = {}
         self._forgotten: dict[bytes, set[bytes]] = {}
         self._gone: set[bytes] = set()
         self._generations: dict[bytes, int] = {}
@@ -54,6 +55,8 @@ class IdentityFold:
             messages.CLIENTS_MERGED: self._merged,
             messages.MERGE_UNDONE: self._undone,
             messages.CONSENT_RECORDED: self._consented,
+            messages.FORGETTING_SCHEDULED: self._scheduled,
+            messages.FORGETTING_CANCELLED: self._cancelled,
             messages.CLIENT_FORGOTTEN: self._forgot,
             messages.RULES_PUBLISHED: self._published_rules,
         }
@@ -116,6 +119,8 @@ class IdentityFold:
         for merge_id, merge in sorted(self._merges.items()):
             if merge.manual != merge.undone and self._gone.isdisjoint(merge.personas):
                 yield state.DECISION + merge_id.hex(), state.decision_state(merge.personas, joined=merge.manual)
+        for client_id, value in sorted(self._forgettings.items()):
+            yield state.FORGETTING + client_id, value
         for client_id, personas in sorted(self._forgotten.items()):
             yield state.FORGOTTEN + client_id.hex(), state.forgotten_state(personas)
 
@@ -199,11 +204,21 @@ class IdentityFold:
             at=event.occurred_at,
         )
 
+    def _scheduled(self, event: Recorded) -> None:
+        message = pb.ForgettingScheduled.FromString(event.payload)
+        self._forgettings[message.client_id] = state.forgetting_state(
+            reason=message.reason, decided_by=message.decided_by, due_at=message.due_at
+        )
+
+    def _cancelled(self, event: Recorded) -> None:
+        del self._forgettings[pb.ForgettingCancelled.FromString(event.payload).client_id]
+
     def _forgot(self, event: Recorded) -> None:
         message = pb.ClientForgotten.FromString(event.payload)
         for client_id in (message.client_id, *message.alias_ids):
             self._consents.pop(client_id, None)
             self._tallies.pop(client_id, None)
+            self._forgettings.pop(client_id, None)
         self._forgotten.setdefault(bytes.fromhex(message.client_id), set()).update(message.persona_ids)
         for persona_id in message.persona_ids:
             self._gone.add(persona_id)

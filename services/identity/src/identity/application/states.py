@@ -11,6 +11,7 @@ from identity.application.messages import rules_from
 from identity.application.records import (
     ClientRow,
     ConsentRow,
+    ForgettingRow,
     IdentifierRow,
     MergeRow,
     PersonaRow,
@@ -35,6 +36,7 @@ class LiveState:
         self._merges = Table(reader, records.MERGES, MergeRow)
         self._proposals = Table(reader, records.PROPOSALS, ProposalRow)
         self._consents = Table(reader, records.CONSENTS, ConsentRow)
+        self._forgettings = Table(reader, records.FORGETTINGS, ForgettingRow)
 
     def aggregates(self) -> Iterator[tuple[str, bytes]]:
         """Everything: (key, canonical JSON) in key order."""
@@ -90,11 +92,7 @@ class LiveState:
         for key, row in self._merges.scan():
             if row.manual != row.undone:
                 yield state.DECISION + key.hex(), state.decision_state(row.personas, joined=row.manual)
-        forgotten: dict[bytes, list[bytes]] = {}
-        for persona_id, client_id in self._reader.scan(records.FORGOTTEN):
-            forgotten.setdefault(client_id, []).append(persona_id)
-        for client_id in sorted(forgotten):
-            yield state.FORGOTTEN + client_id.hex(), state.forgotten_state(forgotten[client_id])
+        yield from self._going()
         for key, row in self._proposals.scan():
             yield state.PROPOSAL + key.hex(), state.proposal_state(row.client, row.other)
         raw = self._reader.get(records.RULES, b"current")
@@ -103,6 +101,18 @@ class LiveState:
         for key, row in self._identifiers.scan():
             if row.reason:
                 yield state.UNLINKED + key.hex(), state.unlinked_state(row.type, row.reason)
+
+    def _going(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for client_id, row in self._forgettings.scan():
+            yield (
+                state.FORGETTING + client_id.hex(),
+                state.forgetting_state(reason=row.reason, decided_by=row.decided_by, due_at=row.due_at),
+            )
+        forgotten: dict[bytes, list[bytes]] = {}
+        for persona_id, client_id in self._reader.scan(records.FORGOTTEN):
+            forgotten.setdefault(client_id, []).append(persona_id)
+        for client_id in sorted(forgotten):
+            yield state.FORGOTTEN + client_id.hex(), state.forgotten_state(forgotten[client_id])
 
 
 def published_rules(rules: RuleSet) -> dict[str, Any]:

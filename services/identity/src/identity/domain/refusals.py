@@ -23,6 +23,26 @@ class ClientForgottenError(PreconditionError):
         )
 
 
+class ForgettingScheduledError(PreconditionError):
+    """The client is to be forgotten already."""
+
+    def __init__(self, client_id: str, due_at: int) -> None:
+        super().__init__(
+            "FORGETTING_SCHEDULED",
+            f"client {client_id} is to be forgotten already; cancel that first, or forget it at once",
+            {"client_id": client_id, "due_at": str(due_at)},
+        )
+
+
+class ForgettingNotFoundError(NotFoundError):
+    """Nothing is scheduled for the client."""
+
+    def __init__(self, client_id: str) -> None:
+        super().__init__(
+            "FORGETTING_NOT_FOUND", f"client {client_id} is not going to be forgotten", {"client_id": client_id}
+        )
+
+
 class AlreadyOneClientError(PreconditionError):
     """Both ids mean one client already."""
 

@@ -13,6 +13,7 @@ from identity.domain.personas import OrderKey
 CLIENT: Final = "client."
 CONSENT: Final = "consent."
 DECISION: Final = "decision."
+FORGETTING: Final = "forgetting."
 FORGOTTEN: Final = "forgotten."
 PROPOSAL: Final = "proposal."
 RULES: Final = "rules"
@@ -72,6 +73,11 @@ def consent_state(*, purpose: str, scope: str, granted: bool, source: str, at: i
 def decision_state(personas: Iterable[bytes], *, joined: bool) -> dict[str, Any]:
     """A decision of a person that stands."""
     return {"personas": sorted(each.hex() for each in personas), "joined": joined}
+
+
+def forgetting_state(*, reason: str, decided_by: str, due_at: int) -> dict[str, Any]:
+    """A client that is to be forgotten."""
+    return {"reason": reason, "decided_by": decided_by, "due_at": due_at}
 
 
 def forgotten_state(personas: Iterable[bytes]) -> dict[str, Any]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from identity.application.commands import ForgetClient, MergeClients, PublishRules, RecordConsent, UndoMerge
+from identity.application.commands import (
+    CancelForgetting,
+    ForgetClient,
+    MergeClients,
+    PublishRules,
+    RecordConsent,
+    UndoMerge,
+)
 from identity.application.messages import rules_from
 from identity.domain.refusals import invalid, required
 from throughline.identity.v1 import identity_pb2 as pb
@@ -17,6 +24,7 @@ DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1_000
 MAX_IDENTIFIERS: Final = 100
 MAX_TEXT: Final = 1_000
+MAX_GRACE: Final = 3_653 * 86_400_000_000
 
 
 def hex_bytes(field: str, value: str) -> bytes:
@@ -89,6 +97,18 @@ def forget_client(request: pb.ForgetClientRequest, traceparent: str) -> ForgetCl
         hex_bytes("client_id", request.client_id),
         _text("reason", request.reason),
         _text("decided_by", request.decided_by),
+        _grace(request.grace),
+        request.dry_run,
+        traceparent,
+    )
+
+
+def cancel_forgetting(request: pb.CancelForgettingRequest, traceparent: str) -> CancelForgetting:
+    """Raises: InvalidError."""
+    return CancelForgetting(
+        hex_bytes("client_id", request.client_id),
+        _text("reason", request.reason),
+        _text("decided_by", request.decided_by),
         traceparent,
     )
 
@@ -110,6 +130,12 @@ def publish_rules(request: pb.PublishRulesRequest, traceparent: str) -> PublishR
     if violations:
         raise InvalidError.of(*violations)
     return PublishRules(rules_from(request.rules), _text("published_by", request.published_by), traceparent)
+
+
+def _grace(value: int) -> int:
+    if not 0 <= value <= MAX_GRACE:
+        raise invalid("grace", f"0 to {MAX_GRACE} microseconds (ten years)", "give a grace time that people wait for")
+    return value
 
 
 def _text(field: str, value: str) -> str:

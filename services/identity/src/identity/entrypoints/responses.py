@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from identity.application import messages
+from identity.application.commands import Decision, Forgotten
 from identity.application.queries import ClientView, Explanation, OwnIdentifier, Step
-from identity.application.records import MergeRow, ProposalRow
+from identity.application.records import ForgettingRow, MergeRow, ProposalRow
 from identity.domain.resolution import Basis
 from throughline.identity.v1 import events_pb2
 from throughline.identity.v1 import identity_pb2 as pb
+from throughline_kernel import Recorded
 
 
 def client(view: ClientView, rules_version: int) -> pb.Client:
@@ -45,6 +49,49 @@ def proposal(merge_id: bytes, row: ProposalRow) -> pb.Proposal:
         evidence=_evidence(row.basis, row.rules_version),
         at=row.at,
     )
+
+
+def forgotten(decision: Decision, outcome: Forgotten) -> pb.ForgetClientResponse:
+    """What goes, or would."""
+    extent = outcome.extent
+    return pb.ForgetClientResponse(
+        position=decision.position,
+        identifiers=len(extent.identifiers),
+        interactions=extent.interactions,
+        client_id=extent.client_id.hex(),
+        alias_ids=[each.hex() for each in extent.alias_ids],
+        personas=len(extent.personas),
+        consents=extent.consents,
+        merges=extent.merges,
+        proposals=extent.proposals,
+        due_at=outcome.due_at,
+    )
+
+
+def scheduled(rows: Iterable[tuple[bytes, ForgettingRow]]) -> list[pb.Forgetting]:
+    """Those who are to be forgotten."""
+    return [
+        pb.Forgetting(
+            client_id=client_id.hex(), reason=row.reason, decided_by=row.decided_by, at=row.at, due_at=row.due_at
+        )
+        for client_id, row in rows
+    ]
+
+
+def done(events: Iterable[tuple[Recorded, events_pb2.ClientForgotten]]) -> list[pb.Forgetting]:
+    """Those who are."""
+    return [
+        pb.Forgetting(
+            client_id=message.client_id,
+            alias_ids=message.alias_ids,
+            reason=message.reason,
+            decided_by=message.decided_by,
+            at=event.recorded_at,
+            persona_ids=message.persona_ids,
+            identifiers=message.identifiers,
+        )
+        for event, message in events
+    ]
 
 
 def explanation(explained: Explanation) -> pb.ExplainLinkResponse:

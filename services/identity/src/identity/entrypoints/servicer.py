@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc.aio
 
 from identity.application.commands import (
+    Cancelled,
     Command,
     Consented,
     Decision,
     Decisions,
-    Forgotten,
     Merged,
     Outcome,
     Published,
     Undone,
 )
+from identity.application.forgetting import Forgetting
 from identity.application.messages import rules_message
 from identity.application.queries import Queries
 from identity.application.rulebook import HashIdentifier, Rulebook
-from identity.domain.refusals import ClientForgottenError, invalid
+from identity.domain.refusals import invalid
 from identity.entrypoints import requests, responses
 from identity.entrypoints.tokens import order_token, read_order_token
 from throughline.identity.v1 import identity_pb2 as pb
@@ -34,18 +35,6 @@ from throughline_telemetry import current_traceparent
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 R = TypeVar("R")
 O = TypeVar("O", bound=Outcome)  # noqa: E741 -- an outcome
-
-
-class Keys(Protocol):
-    """Where the keys of personas are."""
-
-    def destroy(self, key_ids: Collection[bytes]) -> int:
-        """Destroys keys for good. Raises: UnavailableError where the key store is away."""
-        ...
-
-    def drop_cache(self) -> None:
-        """Forgets identifiers in the clear that are remembered."""
-        ...
 
 
 def hosted(servicer: IdentityServicer) -> Hosted[IdentityServicer]:
@@ -61,14 +50,21 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     """Serves identity. Reads run in threads, each on one consistent view."""
 
     def __init__(
-        self, store: Store, writer: Writer, rulebook: Rulebook, hash_identifier: HashIdentifier, keys: Keys
+        self,
+        store: Store,
+        writer: Writer,
+        rulebook: Rulebook,
+        hash_identifier: HashIdentifier,
+        *,
+        decisions: Decisions,
+        forgetting: Forgetting,
     ) -> None:
         self._store = store
         self._writer = writer
         self._rulebook = rulebook
         self._hash = hash_identifier
-        self._keys = keys
-        self._decisions = Decisions(rulebook)
+        self._decisions = decisions
+        self._forgetting = forgetting
 
     async def ResolveClient(  # noqa: N802 -- named by the contract
         self, request: pb.ResolveClientRequest, context: Context
@@ -182,20 +178,34 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     async def ForgetClient(  # noqa: N802 -- named by the contract
         self, request: pb.ForgetClientRequest, context: Context
     ) -> pb.ForgetClientResponse:
-        """Forgets the client in the log and the tables, then destroys its keys.
-
-        Asked again for a client forgotten before it destroys what was left of the keys, and refuses.
-        """
+        """Forgets the client at once or later, or tells what would go."""
         command = requests.forget_client(request, current_traceparent())
-        try:
-            decision, forgotten = await self._decide(command, Forgotten)
-        except ClientForgottenError:
-            await self._destroy(await self._read(lambda reader: Queries(reader).forgotten(command.client_id)))
-            raise
-        await self._destroy(forgotten.personas)
-        return pb.ForgetClientResponse(
-            position=decision.position, identifiers=forgotten.identifiers, interactions=forgotten.interactions
+        return responses.forgotten(*await self._forgetting.forget(command))
+
+    async def CancelForgetting(  # noqa: N802 -- named by the contract
+        self, request: pb.CancelForgettingRequest, context: Context
+    ) -> pb.CancelForgettingResponse:
+        """Takes back a forgetting whose time has not come."""
+        decision, _ = await self._decide(requests.cancel_forgetting(request, current_traceparent()), Cancelled)
+        return pb.CancelForgettingResponse(position=decision.position)
+
+    async def ListForgettings(  # noqa: N802 -- named by the contract
+        self, request: pb.ListForgettingsRequest, context: Context
+    ) -> pb.ListForgettingsResponse:
+        """A page of those who are to be forgotten, or are."""
+        size = requests.page_size(request.page_size)
+        after = requests.hex_bytes("page_token", request.page_token) if request.page_token else b""
+        done = request.done
+        found = await self._read(
+            lambda reader: (
+                responses.done(Queries(reader).forgettings(after, size + 1))
+                if done
+                else responses.scheduled(Queries(reader).scheduled(after, size + 1))
+            )
         )
+        more = len(found) > size
+        found = found[:size]
+        return pb.ListForgettingsResponse(forgettings=found, next_page_token=found[-1].client_id if more else "")
 
     async def GetRules(  # noqa: N802 -- named by the contract
         self, request: pb.GetRulesRequest, context: Context
@@ -215,10 +225,6 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         """Each command has its own kind of outcome, which the caller names."""
         decision = await self._writer.submit(self._decisions, command, traceparent=command.traceparent)
         return decision, cast("O", decision.outcome)
-
-    async def _destroy(self, personas: Collection[bytes]) -> None:
-        await asyncio.to_thread(self._keys.destroy, personas)
-        self._keys.drop_cache()
 
     async def _read(self, work: Callable[[Reader], R]) -> R:
         def read() -> R:

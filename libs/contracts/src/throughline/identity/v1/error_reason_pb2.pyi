@@ -47,6 +47,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A rule set contradicts itself. Example: {"field": "rules.types[2].type", "rule": "given twice"}"""
     ERROR_REASON_IDENTIFIERS_UNKNOWN: _ErrorReason.ValueType  # 12
     """None of the identifiers is linked to a client. Example: {"identifiers": "2"}"""
+    ERROR_REASON_FORGETTING_SCHEDULED: _ErrorReason.ValueType  # 13
+    """The client is to be forgotten already. Example: {"client_id": "9f...", "due_at": "1700000000000000"}"""
+    ERROR_REASON_FORGETTING_NOT_FOUND: _ErrorReason.ValueType  # 14
+    """Nothing is scheduled that could be cancelled. Example: {"client_id": "9f..."}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons under domain `throughline.identity` in google.rpc.ErrorInfo, where the prefix `ERROR_REASON_` is left off."""
@@ -76,4 +80,8 @@ ERROR_REASON_RULES_INVALID: ErrorReason.ValueType  # 11
 """A rule set contradicts itself. Example: {"field": "rules.types[2].type", "rule": "given twice"}"""
 ERROR_REASON_IDENTIFIERS_UNKNOWN: ErrorReason.ValueType  # 12
 """None of the identifiers is linked to a client. Example: {"identifiers": "2"}"""
+ERROR_REASON_FORGETTING_SCHEDULED: ErrorReason.ValueType  # 13
+"""The client is to be forgotten already. Example: {"client_id": "9f...", "due_at": "1700000000000000"}"""
+ERROR_REASON_FORGETTING_NOT_FOUND: ErrorReason.ValueType  # 14
+"""Nothing is scheduled that could be cancelled. Example: {"client_id": "9f..."}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

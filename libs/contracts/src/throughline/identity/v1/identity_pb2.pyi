@@ -651,7 +651,94 @@ class ForgetClientRequest(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
+    reason: _builtins.str
+    decided_by: _builtins.str
+    grace: _builtins.int
+    """Microseconds until it is done; until then it can be cancelled. 0: at once."""
+    dry_run: _builtins.bool
+    """Decides nothing: tells what would go."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        decided_by: _builtins.str = ...,
+        grace: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "decided_by", b"decided_by", "dry_run", b"dry_run", "grace", b"grace", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetClientRequest: _TypeAlias = ForgetClientRequest  # noqa: Y015
+
+@_typing.final
+class ForgetClientResponse(_message.Message):
+    """What goes, or would."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    INTERACTIONS_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ALIAS_IDS_FIELD_NUMBER: _builtins.int
+    PERSONAS_FIELD_NUMBER: _builtins.int
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    MERGES_FIELD_NUMBER: _builtins.int
+    PROPOSALS_FIELD_NUMBER: _builtins.int
+    DUE_AT_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Position of identity's log after it."""
+    identifiers: _builtins.int
+    interactions: _builtins.int
+    client_id: _builtins.str
+    """The client that the id means now, and its aliases."""
+    personas: _builtins.int
+    """Personas whose sealing keys are destroyed."""
+    consents: _builtins.int
+    merges: _builtins.int
+    proposals: _builtins.int
+    due_at: _builtins.int
+    """When it will be done, microseconds; 0 where it is done, or was only asked."""
+    @_builtins.property
+    def alias_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        identifiers: _builtins.int = ...,
+        interactions: _builtins.int = ...,
+        client_id: _builtins.str = ...,
+        alias_ids: _abc.Iterable[_builtins.str] | None = ...,
+        personas: _builtins.int = ...,
+        consents: _builtins.int = ...,
+        merges: _builtins.int = ...,
+        proposals: _builtins.int = ...,
+        due_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_ids", b"alias_ids", "client_id", b"client_id", "consents", b"consents", "due_at", b"due_at", "identifiers", b"identifiers", "interactions", b"interactions", "merges", b"merges", "personas", b"personas", "position", b"position", "proposals", b"proposals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetClientResponse: _TypeAlias = ForgetClientResponse  # noqa: Y015
+
+@_typing.final
+class CancelForgettingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client as it was given to ForgetClient, or what it means now."""
     reason: _builtins.str
     decided_by: _builtins.str
     def __init__(
@@ -667,32 +754,124 @@ class ForgetClientRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ForgetClientRequest: _TypeAlias = ForgetClientRequest  # noqa: Y015
+Global___CancelForgettingRequest: _TypeAlias = CancelForgettingRequest  # noqa: Y015
 
 @_typing.final
-class ForgetClientResponse(_message.Message):
+class CancelForgettingResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
-    IDENTIFIERS_FIELD_NUMBER: _builtins.int
-    INTERACTIONS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    identifiers: _builtins.int
-    interactions: _builtins.int
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
-        identifiers: _builtins.int = ...,
-        interactions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifiers", b"identifiers", "interactions", b"interactions", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ForgetClientResponse: _TypeAlias = ForgetClientResponse  # noqa: Y015
+Global___CancelForgettingResponse: _TypeAlias = CancelForgettingResponse  # noqa: Y015
+
+@_typing.final
+class Forgetting(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ALIAS_IDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    DUE_AT_FIELD_NUMBER: _builtins.int
+    PERSONA_IDS_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    reason: _builtins.str
+    decided_by: _builtins.str
+    at: _builtins.int
+    """When it was decided; of those that are done, when that was."""
+    due_at: _builtins.int
+    """When it will be done; 0 where it is."""
+    @_builtins.property
+    def alias_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def persona_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Of those that are done: 16 bytes each, and the identifiers' hashes."""
+
+    @_builtins.property
+    def identifiers(self) -> _containers.RepeatedCompositeFieldContainer[_interaction_pb2.IdentifierHash]: ...
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        alias_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        decided_by: _builtins.str = ...,
+        at: _builtins.int = ...,
+        due_at: _builtins.int = ...,
+        persona_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        identifiers: _abc.Iterable[_interaction_pb2.IdentifierHash] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_ids", b"alias_ids", "at", b"at", "client_id", b"client_id", "decided_by", b"decided_by", "due_at", b"due_at", "identifiers", b"identifiers", "persona_ids", b"persona_ids", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Forgetting: _TypeAlias = Forgetting  # noqa: Y015
+
+@_typing.final
+class ListForgettingsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    done: _builtins.bool
+    """Those that are done instead of those that wait."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListForgettingsRequest: _TypeAlias = ListForgettingsRequest  # noqa: Y015
+
+@_typing.final
+class ListForgettingsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGETTINGS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def forgettings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Forgetting]:
+        """By client id."""
+
+    def __init__(
+        self,
+        *,
+        forgettings: _abc.Iterable[Global___Forgetting] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgettings", b"forgettings", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListForgettingsResponse: _TypeAlias = ListForgettingsResponse  # noqa: Y015
 
 @_typing.final
 class GetRulesRequest(_message.Message):

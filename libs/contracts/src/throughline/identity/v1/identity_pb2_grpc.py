@@ -79,6 +79,16 @@ class IdentityServiceStub:
                 request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ForgetClientRequest.SerializeToString,
                 response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ForgetClientResponse.FromString,
                 _registered_method=True)
+        self.CancelForgetting = channel.unary_unary(
+                '/throughline.identity.v1.IdentityService/CancelForgetting',
+                request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.CancelForgettingRequest.SerializeToString,
+                response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.CancelForgettingResponse.FromString,
+                _registered_method=True)
+        self.ListForgettings = channel.unary_unary(
+                '/throughline.identity.v1.IdentityService/ListForgettings',
+                request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsRequest.SerializeToString,
+                response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsResponse.FromString,
+                _registered_method=True)
         self.GetRules = channel.unary_unary(
                 '/throughline.identity.v1.IdentityService/GetRules',
                 request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetRulesRequest.SerializeToString,
@@ -150,7 +160,21 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForgetClient(self, request, context):
-        """Destroys the client's keys and drops it from every index. Cannot be undone.
+        """Destroys the client's keys and drops it from every index, at once or when a grace time is over. Cannot be undone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelForgetting(self, request, context):
+        """Takes back a forgetting whose grace time is not over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListForgettings(self, request, context):
+        """Forgettings that wait for their time, or those that are done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,6 +240,16 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.ForgetClient,
                     request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ForgetClientRequest.FromString,
                     response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ForgetClientResponse.SerializeToString,
+            ),
+            'CancelForgetting': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelForgetting,
+                    request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.CancelForgettingRequest.FromString,
+                    response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.CancelForgettingResponse.SerializeToString,
+            ),
+            'ListForgettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListForgettings,
+                    request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsRequest.FromString,
+                    response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsResponse.SerializeToString,
             ),
             'GetRules': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRules,
@@ -471,6 +505,60 @@ class IdentityService:
             '/throughline.identity.v1.IdentityService/ForgetClient',
             throughline_dot_identity_dot_v1_dot_identity__pb2.ForgetClientRequest.SerializeToString,
             throughline_dot_identity_dot_v1_dot_identity__pb2.ForgetClientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelForgetting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.identity.v1.IdentityService/CancelForgetting',
+            throughline_dot_identity_dot_v1_dot_identity__pb2.CancelForgettingRequest.SerializeToString,
+            throughline_dot_identity_dot_v1_dot_identity__pb2.CancelForgettingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListForgettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.identity.v1.IdentityService/ListForgettings',
+            throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsRequest.SerializeToString,
+            throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,7 +30,11 @@ class IdentityServiceStub:
     """Merges proposed and waiting for a person."""
     RecordConsent: _aio.UnaryUnaryMultiCallable[_identity_pb2.RecordConsentRequest, _identity_pb2.RecordConsentResponse]
     ForgetClient: _aio.UnaryUnaryMultiCallable[_identity_pb2.ForgetClientRequest, _identity_pb2.ForgetClientResponse]
-    """Destroys the client's keys and drops it from every index. Cannot be undone."""
+    """Destroys the client's keys and drops it from every index, at once or when a grace time is over. Cannot be undone."""
+    CancelForgetting: _aio.UnaryUnaryMultiCallable[_identity_pb2.CancelForgettingRequest, _identity_pb2.CancelForgettingResponse]
+    """Takes back a forgetting whose grace time is not over."""
+    ListForgettings: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListForgettingsRequest, _identity_pb2.ListForgettingsResponse]
+    """Forgettings that wait for their time, or those that are done."""
     GetRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetRulesRequest, _identity_pb2.GetRulesResponse]
     PublishRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.PublishRulesRequest, _identity_pb2.PublishRulesResponse]
     """Publishes new rules; all history is decided again under them."""
@@ -105,7 +109,23 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_pb2.ForgetClientRequest,
         context: _aio.ServicerContext[_identity_pb2.ForgetClientRequest, _abc.Awaitable[_identity_pb2.ForgetClientResponse]],
     ) -> _abc.Awaitable[_identity_pb2.ForgetClientResponse]:
-        """Destroys the client's keys and drops it from every index. Cannot be undone."""
+        """Destroys the client's keys and drops it from every index, at once or when a grace time is over. Cannot be undone."""
+
+    @_abc_1.abstractmethod
+    def CancelForgetting(
+        self,
+        request: _identity_pb2.CancelForgettingRequest,
+        context: _aio.ServicerContext[_identity_pb2.CancelForgettingRequest, _abc.Awaitable[_identity_pb2.CancelForgettingResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.CancelForgettingResponse]:
+        """Takes back a forgetting whose grace time is not over."""
+
+    @_abc_1.abstractmethod
+    def ListForgettings(
+        self,
+        request: _identity_pb2.ListForgettingsRequest,
+        context: _aio.ServicerContext[_identity_pb2.ListForgettingsRequest, _abc.Awaitable[_identity_pb2.ListForgettingsResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.ListForgettingsResponse]:
+        """Forgettings that wait for their time, or those that are done."""
 
     @_abc_1.abstractmethod
     def GetRules(
