@@ -22,6 +22,7 @@ import pytest
 from bench import floors
 from bench.loads import CHANNELS, SOURCES, clients_of, email_of, load, probe, write_requests
 from bench.measuring import ROOT, Cpu, Figure, Report, memory_mb, percentile
+from bench.privacy import forgetting, sealing
 from bench.proving import evidence, proving
 from line import Line, connect, identifier, postgres_environment
 
@@ -47,7 +48,7 @@ PROBES_AT_ONCE: Final = 4
 LOOK_AGAIN: Final = 0.004
 # Interactions of the client whose evidence is packed: some five events each, over all logs.
 WITNESSED: Final = 200
-SECTIONS: Final = ("ingestion", "postgres", "consumers", "line", "proofs")
+SECTIONS: Final = ("ingestion", "postgres", "consumers", "line", "proofs", "privacy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ def test_bench(request: pytest.FixtureRequest) -> None:
             whole_line(bench, max(interactions, size.line))
         if "proofs" in only:
             proofs(bench)
+        if "privacy" in only:
+            privacy(bench)
     finally:
         bench.report.print()
         bench.report.write(ROOT / ".throughline" / "bench.json")
@@ -486,6 +489,31 @@ def rederive(bench: Bench, suite: Suite) -> None:
         bench.report.add(Figure(section, name, found.events / seconds, "events/s", "SQLite", note=note))
     bench.report.add(Figure(section, "all four logs", total / spent, "events/s", "SQLite", note=f"{total:,} events"))
     shutil.rmtree(bench.folder / "rederive")
+
+
+# Keys.
+
+
+def privacy(bench: Bench) -> None:
+    """Sealing by itself, and one in ten of a loaded suite forgotten."""
+    bench.report.add(*sealing(bench.folder, bench.size.batches))
+    with bench.suite("privacy") as suite:
+        asyncio.run(register(suite))
+        seed = next(bench.seeds)
+        offer(suite, bench.requests(bench.size.backlog, 500, seed), 4)
+        run(suite, settle)
+        run(suite, lambda line: one_in_ten(bench, line, seed))
+
+
+async def one_in_ten(bench: Bench, line: Line, seed: int) -> None:
+    """Forgets every tenth of those who can be found."""
+    mails = [email_of(seed, person) for person in range(clients_of(bench.size.backlog))]
+    known = [
+        mail
+        for mail in mails
+        if await _seen(line, journey_pb2.ResumeContextRequest(identifiers=[identifier("email", mail)], channel="phone"))
+    ]
+    bench.report.add(*await forgetting(line, known[::10]))
 
 
 # What they have in common.

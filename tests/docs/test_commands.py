@@ -62,6 +62,8 @@ def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path)
         "LATER.zip": suite.folder / "later.zip",
         "VERIFIER_KEYS": suite.folder / "verifier-keys",
         "CHECKPOINTS": suite.folder / "checkpoints",
+        # Who was forgotten by the commands before.
+        "$GONE": "$(throughline forgotten -o json | grep -o '[0-9a-f]\\{32\\}' | head -n 1)",
         # Not household 1, of which other pages tell.
         "$CLIENT": "$(throughline resolve -i loyalty_card=500 -o json | grep -o '[0-9a-f]\\{32\\}' | head -n 1)",
         ".throughline/keys.json": suite.folder / "keys.json",

@@ -109,8 +109,10 @@ async def test_an_installation_taken_out_and_put_back_is_the_same(
             assert after["scoring"].position > before["scoring"].position
 
     environment = postgres_environment(postgres, postgres_schema)
-    listed = str(line.suite.folder / "forgotten.ndjson")
-    for name, value in {**environment, "THROUGHLINE_FORGOTTEN_LIST": listed}.items():
+    for name, value in {
+        **environment,
+        "THROUGHLINE_FORGOTTEN_LIST": str(line.suite.folder / "forgotten.ndjson"),
+    }.items():
         monkeypatch.setenv(name, value)
     try:
         restored = run("restore", backup, "--from-environment")

@@ -92,6 +92,17 @@ async def test_who_was_forgotten_does_not_come_back_with_an_old_export_or_backup
         decided = identity_pb2.ForgetClientRequest(client_id=anna, reason="asked", decided_by="test")
         await now.identity.ForgetClient(decided)
         await now.settled()
+    audit = ("audit", "forgotten", anna, "--value", ANNA, "--data", line.suite.folder, "--output", "json")
+    searched = run(*audit)
+    findings = json.loads(searched.stdout)["findings"]
+    assert [each for each in findings if each["left"]] == []
+    assert searched.exit_code == 0
+    sealed = {each["place"] for each in findings if each["what"] == "boxes sealed for ever" and each["count"]}
+    assert sealed == {"ingestion", "identity", "feedback"}
+    with_key = run(*audit, "--export", export)
+    assert (with_key.exit_code, json.loads(with_key.stdout)["clean"]) == (4, False)
+    assert [each["place"] for each in json.loads(with_key.stdout)["findings"] if each["left"]] == [str(export)]
+    assert run("audit", "forgotten", ben, "--data", line.suite.folder).exit_code == 1
     line.suite.stop()
     listed = line.suite.folder / "forgotten.ndjson"
     assert [each.client_id.hex() for each in open_forgotten_list(str(listed)).clients()] == [anna]

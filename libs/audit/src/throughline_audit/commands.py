@@ -19,6 +19,7 @@ from throughline_audit.gathering import Gatherer, LogPart, NothingFoundError
 from throughline_audit.packing import Asked, Pack, score_told, shown
 from throughline_audit.page import Line, page
 from throughline_client.client import Throughline
+from throughline_client.commands import Commands
 from throughline_client.commands.clients import identifier_option
 from throughline_client.commands.logs import EventDecoder
 from throughline_client.commands.running import (
@@ -49,9 +50,9 @@ def _pack_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--to", "file", type=_FILE, required=True, help="The file to write.")(command)
 
 
-@click.group()
+@click.group(cls=Commands, found_under="throughline.commands.audit")
 def audit() -> None:
-    """Write evidence packs: one file with events, what proves them, and a page to read.
+    """Write evidence packs: one file with events, what proves them, and a page to read. Find what is left of somebody.
 
     `throughline verify` verifies a pack, offline; so does the verify.py in it (docs/evidence.md).
 
@@ -59,6 +60,7 @@ def audit() -> None:
     Examples:
       throughline audit client 5f0c... --to EVIDENCE.zip
       throughline audit range identity --after 100 --until 200 --to EVIDENCE.zip
+      throughline audit forgotten 5f0c...
 
     \b
     Exit codes: 0 written; 1 refused, or there is nothing of it; 2 bad input; 3 a service is away.

@@ -1,4 +1,4 @@
-"""`throughline export` and `throughline restore`."""
+"""`throughline export`, `throughline restore` and `throughline audit forgotten`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from throughline_client.commands.running import BAD_INPUT, UNAVAILABLE, Failure, data_option, output_option, tell
+from throughline_client.commands.running import (
+    BAD_INPUT,
+    DIFFERENCE,
+    REFUSED,
+    UNAVAILABLE,
+    Failure,
+    data_option,
+    output_option,
+    tell,
+)
 from throughline_client.commands.showing import print_json, print_table, when
 from throughline_client.endpoints import data_folder
 from throughline_client.installation import FORGOTTEN_FILE, KEYS_FILE, Installation
 from throughline_client.suite import SuiteError, hold_folder
 from throughline_eventlog import NewerLogError, SettingsError
-from throughline_kernel import UnavailableError
+from throughline_kernel import UnavailableError, is_hex_id
 from throughline_portability.exporting import export_installation
 from throughline_portability.form import ExportError, Manifest
+from throughline_portability.leftovers import NotForgottenError, find_leftovers
 from throughline_portability.restoring import restore_installation
 from throughline_privacy import FORGOTTEN_LIST, ForgottenListError, PrivacySettingsError, open_forgotten_list
 
@@ -111,6 +121,70 @@ def restore(
                 _bring_forgotten(Installation.in_folder(target), found, without=without_forgotten)
                 manifest = restore_installation(folder, Installation.in_folder(target), bar.moved)
     _report(manifest, output, f"restored from {folder}")
+
+
+@click.command("forgotten")
+@click.argument("client_id")
+@click.option(
+    "--value",
+    "values",
+    multiple=True,
+    help="A personal value of theirs that is known, e.g. an address: looked for in the clear; may be repeated.",
+)
+@click.option(
+    "--export",
+    "exports",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="An export to search as well; may be repeated.",
+)
+@_data_options
+@output_option
+def audit_forgotten(
+    client_id: str,
+    *,
+    values: tuple[str, ...],
+    exports: tuple[Path, ...],
+    data: Path | None,
+    from_environment: bool,
+    output: str,
+) -> None:
+    """Search every store and log for what is left of a client who was forgotten.
+
+    Looks for keys, for sealed boxes that can be opened, for rows that lead to the client, and for the values given,
+    in the logs, the tables and, of a data folder, in every file. Ids that say no more than that somebody was forgotten
+    are counted and may stay. The services may run; wait until all have heard of it (throughline status --wait 60).
+
+    \b
+    Examples:
+      throughline audit forgotten 5f0c...
+      throughline audit forgotten 5f0c... --value anna@shop.eu --value "+49 171 5550842" --export BACKUP
+
+    \b
+    Exit codes: 0 nothing is left; 1 not forgotten; 2 wrong usage; 3 a store is away; 4 something is left.
+    """
+    if not is_hex_id(client_id):
+        raise click.UsageError(f"{client_id!r} is no client id; write its 32 hex digits")
+    folder = None if from_environment else data_folder(data)
+    with _failures():
+        installation = Installation.from_env() if folder is None else _existing(folder)
+        try:
+            found = find_leftovers(
+                installation, bytes.fromhex(client_id), values=values, folder=folder, exports=exports
+            )
+        except NotForgottenError as error:
+            raise Failure(str(error), REFUSED) from error
+    left = [each for each in found if each.left]
+    if output == "json":
+        print_json({"client_id": client_id, "clean": not left, "findings": [asdict(each) for each in found]})
+    else:
+        print_table(
+            ["place", "what", "count", "left"],
+            [[each.place, each.what, each.count, "LEFT" if each.left else ""] for each in found if each.count],
+            title=f"{'something is left' if left else 'nothing is left'} of client {client_id}",
+        )
+    if left:
+        raise click.exceptions.Exit(DIFFERENCE)
 
 
 def _existing(folder: Path) -> Installation:

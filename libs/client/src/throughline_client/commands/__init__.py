@@ -14,11 +14,15 @@ GROUP = "throughline.commands"
 
 
 class Commands(ErrorsAsExitCodes):
-    """Finds its commands under the entry point group `throughline.commands`; each is loaded when it is asked for."""
+    """Finds its commands under an entry point group; each is loaded when it is asked for."""
+
+    def __init__(self, *args: Any, found_under: str = GROUP, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._found_under = found_under
 
     @cached_property
     def _found(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=GROUP)}
+        return {entry.name: entry for entry in entry_points(group=self._found_under)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *self._found})
