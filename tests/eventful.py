@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from line import START, Line, identifier, interaction, scattered_history
+from line import DAY, START, Line, identifier, interaction, scattered_history
 
 from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import identity_pb2
@@ -85,8 +85,16 @@ async def decide_about_clients(line: Line) -> None:
 
 
 async def forget(line: Line, email: str) -> None:
-    """Forgets the client with this address."""
+    """Forgets the client with this address, after it was to be later and then was not."""
     asked = identity_pb2.ForgetClientRequest(client_id=await who(line, email), reason="asked for it", decided_by="desk")
+    later = identity_pb2.ForgetClientRequest()
+    later.CopyFrom(asked)
+    later.grace = DAY
+    await line.identity.ForgetClient(later)
+    await line.identity.CancelForgetting(
+        identity_pb2.CancelForgettingRequest(client_id=asked.client_id, reason="not now", decided_by="desk")
+    )
+    await line.identity.ForgetClient(later)
     await line.identity.ForgetClient(asked)
 
 

@@ -8,13 +8,17 @@ from typing import Final
 from identity.application import messages
 from identity.application.attribution import LATE, Attribution
 from identity.application.commands import (
+    LISTED,
+    CancelForgetting,
     Command,
     Decisions,
     ForgetClient,
+    ForgetListed,
     MergeClients,
     PublishRules,
     RecordConsent,
     UndoMerge,
+    forgotten_event_id,
 )
 from identity.application.records import IDENTITY_TABLES, RULES
 from identity.application.rulebook import Rulebook
@@ -85,16 +89,37 @@ class IdentityDerivation:
                 consent = pb.ConsentRecorded.FromString(event.payload)
                 client_id = bytes.fromhex(consent.client_id)
                 return RecordConsent(client_id, consent.purpose, consent.granted, consent.source, consent.scope)
+            case messages.FORGETTING_SCHEDULED:
+                scheduled = pb.ForgettingScheduled.FromString(event.payload)
+                grace = scheduled.due_at - event.recorded_at
+                client_id = bytes.fromhex(scheduled.client_id)
+                return ForgetClient(client_id, scheduled.reason, scheduled.decided_by, grace)
+            case messages.FORGETTING_CANCELLED:
+                cancelled = pb.ForgettingCancelled.FromString(event.payload)
+                return CancelForgetting(bytes.fromhex(cancelled.client_id), cancelled.reason, cancelled.decided_by)
             case messages.CLIENT_FORGOTTEN:
-                forgotten = pb.ClientForgotten.FromString(event.payload)
-                if forgotten.reason == LATE and not forgotten.decided_by:
-                    raise NotAskedError(event)
-                return ForgetClient(bytes.fromhex(forgotten.client_id), forgotten.reason, forgotten.decided_by)
+                return _forgotten(event)
             case messages.RULES_PUBLISHED if self._rules is None:
                 published = pb.RulesPublished.FromString(event.payload)
                 return PublishRules(RuleSet(0, messages.rules_from(published.rules).types), published.published_by)
             case _:
                 return None
+
+
+def _forgotten(event: Recorded) -> Command:
+    """Asked for, due by now, or on the list of the forgotten. Raises: NotAskedError for what came late."""
+    message = pb.ClientForgotten.FromString(event.payload)
+    if message.reason == LATE and not message.decided_by:
+        raise NotAskedError(event)
+    client_id = bytes.fromhex(message.client_id)
+    if message.reason == LISTED and event.event_id != forgotten_event_id(client_id):
+        return ForgetListed(
+            client_id,
+            tuple(map(bytes.fromhex, message.alias_ids)),
+            tuple(message.persona_ids),
+            tuple((each.type, each.hash) for each in message.identifiers),
+        )
+    return ForgetClient(client_id, message.reason, message.decided_by)
 
 
 def make_derivation(env: Mapping[str, str], instead: bytes = b"") -> IdentityDerivation:

@@ -403,7 +403,7 @@ class Decisions:
         return Forgotten(self._drop(ledger, client_id, command.reason, command.decided_by, command.traceparent))
 
     def _drop(self, ledger: Ledger, client_id: bytes, reason: str, decided_by: str, traceparent: str) -> Extent:
-        event_id = bytes.fromhex(hex_id("forgotten", client_id))
+        event_id = forgotten_event_id(client_id)
         settlement = self._settlement(ledger, event_id, traceparent)
         forgetting = _Forgetting(ledger, client_id)
         extent = forgetting.extent()
@@ -675,6 +675,11 @@ class _Parting:
                 _drop_merges(ledger, side, self.rows.keys())
         _let_go(ledger, self.presented)
         return sorted(near.union(*self.held_by.values()))
+
+
+def forgotten_event_id(client_id: bytes) -> bytes:
+    """The id of the event by which a client was forgotten as a whole: 16 bytes."""
+    return bytes.fromhex(hex_id("forgotten", client_id))
 
 
 def _owner_but(ledger: Ledger, personas: Sequence[bytes], but: Collection[bytes]) -> bytes | None:
