@@ -282,7 +282,15 @@ def test_figures_and_journeys(run: Run, run_until: Run, client: Throughline, tmp
     explained = parsed(run("explain-score", score["score_id"], "--evidence", "-o", "json"))
     assert len(explained["event_ids"]) == score["n"]
     assert "formula" in run("explain-score", score["score_id"]).output
-    assert run("scorecards", "channel").exit_code == 0
+    shown = run("scorecards", "channel").output
+    instant = shown.rpartition(" at ")[2].partition(",")[0]
+    assert run("scorecards", "channel", "--as-of", instant).output == shown
+    nothing = parsed(run("scorecard", "channel", "web", "--between", "1999-01-01", "1999-02-01", "-o", "json"))
+    assert {score["n"] for score in nothing["scores"]} == {0}
+    inside = run("explain-score", nothing["scores"][0]["score_id"]).output
+    assert "1999-02-01" in inside
+    credit = parsed(run("attribution", "--between", "1999-01-01", "1999-02-01", "--as-of", instant, "-o", "json"))
+    assert credit["conversions_total"] == 0
     assert "scorecards" in parsed(run("scorecards", "channel", "--metric", "volume", "-o", "json"))
     assert "conversions_total" in parsed(run("attribution", "-o", "json"))
     assert run("attribution", "--model", "last").exit_code == 0

@@ -19,7 +19,7 @@ from throughline.identity.v1 import events_pb2 as identity
 from throughline.ingestion.v1 import interaction_pb2 as interaction
 from throughline.journey.v1 import events_pb2 as journey
 from throughline_directory import DIRECTORY_TABLES
-from throughline_eventlog import NewEvent, Reader, Store, StoreSettings, Transaction, open_store
+from throughline_eventlog import Commit, NewEvent, Reader, Store, StoreSettings, Transaction, open_store
 from throughline_kernel import Recorded, combine_digests, digest, hex_id
 
 MINUTE = 60 * 1_000_000
@@ -208,11 +208,17 @@ class MemoryStore:
         limit: int | None = None,
         reverse: bool = False,
     ) -> Iterator[tuple[bytes, bytes]]:
-        found = sorted(row for row in self.tables[table].items() if row[0].startswith(prefix) and row[0] > after)
-        return iter(found[::-1][:limit] if reverse else found[:limit])
+        found = sorted(row for row in self.tables[table].items() if row[0].startswith(prefix))
+        if reverse:
+            return iter([row for row in reversed(found) if not after or row[0] < after][:limit])
+        return iter([row for row in found if row[0] > after][:limit])
 
-    def read(self, after: int = 0, **_: Any) -> list[Recorded]:
-        return self.log[after:]
+    def read(self, after: int = 0, *, limit: int | None = None, **_: Any) -> list[Recorded]:
+        return self.log[after:][:limit]
+
+    def commit_at(self, as_of: int | None = None) -> Commit:
+        assert as_of is None
+        return Commit(self.now, len(self.log))
 
     def read_stream(self, stream_id: bytes, *, after_version: int = 0, limit: int | None = None) -> list[Recorded]:
         return self.streams.get(stream_id, [])[after_version:][:limit]

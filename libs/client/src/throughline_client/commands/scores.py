@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from throughline.scoring.v1 import events_pb2, metrics_pb2
+from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands.definitions import read_definition
-from throughline_client.commands.running import connected, output_option
-from throughline_client.commands.showing import plain, print_facts, print_json, print_table, short
+from throughline_client.commands.running import as_of_option, between_option, connected, output_option
+from throughline_client.commands.showing import exactly, plain, print_facts, print_json, print_table, short
+from throughline_kernel import Interval
 
 _KINDS = {short(name, "SUBJECT_KIND_"): number for name, number in events_pb2.SubjectKind.items() if number}
 _COLUMNS = ["metric", "aspect", "value", "95% interval", "n", "unit", "note", "score id"]
@@ -50,38 +51,60 @@ def _row(score: events_pb2.Score) -> list[object]:
 @click.command()
 @click.argument("kind", type=click.Choice(list(_KINDS)))
 @click.argument("subject", default="")
+@as_of_option
+@between_option
 @output_option
 @connected
-async def scorecard(client: Throughline, *, kind: str, subject: str, output: str) -> None:
+async def scorecard(
+    client: Throughline, *, kind: str, subject: str, as_of: int, between: Interval, output: str
+) -> None:
     """Show all figures of one channel, touchpoint, journey, department, client, or of everything.
+
+    --as-of shows them as they were known at an instant, --between those of what began in an interval, each with all
+    that is known of it.
 
     \b
     Examples:
       throughline scorecard channel store
-      throughline scorecard all
+      throughline scorecard all --between 2026-04-01 2026-05-01 --as-of 2026-05-03T14:00:00+02:00
     """
-    answer = await client.scoring.scorecard(_KINDS[kind], subject)
+    answer = await client.scoring.scorecard(_KINDS[kind], subject, as_of=as_of, between=between)
     if output == "json":
         print_json(plain(answer))
     else:
         print_table(_COLUMNS, map(_row, answer.scores), title=f"{kind} {subject}".strip())
+        _tell_instant(answer)
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(list(_KINDS)), default="channel")
 @click.option("--metric", "metrics", multiple=True, help="Only this metric; may be repeated.")
 @click.option("--headline", default="", help="Metric by which the worst is found.")
+@as_of_option
+@between_option
 @output_option
 @connected
-async def scorecards(client: Throughline, *, kind: str, metrics: tuple[str, ...], headline: str, output: str) -> None:
-    """Compare all subjects of a kind, the worst first and in the headline.
+async def scorecards(
+    client: Throughline,
+    *,
+    kind: str,
+    metrics: tuple[str, ...],
+    headline: str,
+    as_of: int,
+    between: Interval,
+    output: str,
+) -> None:
+    """Compare all subjects of a kind, the worst first and in the headline; instants as in `throughline scorecard`.
 
     \b
     Examples:
       throughline scorecards channel
+      throughline scorecards channel --between 2026-04-01 2026-05-01
       throughline scorecards department --metric csat --metric volume
     """
-    answer = await client.scoring.scorecards(_KINDS[kind], metrics=metrics, headline_metric=headline)
+    answer = await client.scoring.scorecards(
+        _KINDS[kind], metrics=metrics, headline_metric=headline, as_of=as_of, between=between
+    )
     if output == "json":
         print_json(plain(answer))
         return
@@ -100,6 +123,11 @@ async def scorecards(client: Throughline, *, kind: str, metrics: tuple[str, ...]
                 figures.setdefault(score.metric, []).append(score)
         rows.append([card.subject, *(", ".join(map(_brief, figures.get(name, []))) for name in names)])
     print_table([kind, *names], rows)
+    _tell_instant(answer)
+
+
+def _tell_instant(answer: scoring_pb2.GetScorecardResponse | scoring_pb2.ListScorecardsResponse) -> None:
+    click.echo(f"\nAs scoring knew it at {exactly(answer.as_of)}, position {answer.position}.")
 
 
 def _overall(score: events_pb2.Score) -> bool:
@@ -142,6 +170,9 @@ async def explain_score(client: Throughline, *, score_id: str, evidence: bool, o
             "metric": f"{score.metric} {score.aspect}".strip(),
             "value": f"{_figure(score.value)} {score.unit}" if score.HasField("value") else score.note,
             "95% interval": f"{_figure(score.low)} to {_figure(score.high)}" if score.HasField("low") else "",
+            "between": [exactly(at) if at else "(open)" for at in (score.between.start, score.between.end)]
+            if score.HasField("between")
+            else "",
             "n": score.n,
             "parts": [f"{name} {count:,}" for name, count in sorted(score.parts.items())],
             "formula": f"{score.formula} v{score.formula_version}: {answer.formula.text}",
@@ -158,17 +189,22 @@ async def explain_score(client: Throughline, *, score_id: str, evidence: bool, o
 @click.command()
 @click.option("--client", "client_id", default="", help="One client's conversions.")
 @click.option("--model", default="", help="first, last, linear or time_decay; all where left out.")
+@as_of_option
+@between_option
 @output_option
 @connected
-async def attribution(client: Throughline, *, client_id: str, model: str, output: str) -> None:
-    """Show which channels and campaigns are credited with conversions.
+async def attribution(
+    client: Throughline, *, client_id: str, model: str, as_of: int, between: Interval, output: str
+) -> None:
+    """Show which channels and campaigns are credited with conversions, or with those of an interval.
 
     \b
     Examples:
       throughline attribution --model last
+      throughline attribution --between 2026-04-01 2026-05-01
       throughline attribution --client 5f0c...
     """
-    answer = await client.scoring.attribution(client_id=client_id, model=model)
+    answer = await client.scoring.attribution(client_id=client_id, model=model, as_of=as_of, between=between)
     if output == "json":
         print_json(plain(answer))
         return

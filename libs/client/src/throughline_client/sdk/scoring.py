@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import grpc.aio
 
 from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2, scoring_pb2_grpc
-from throughline_client.sdk.calling import call, pages
+from throughline_client.sdk.calling import call, interval_message, pages
+from throughline_kernel import ALWAYS, Interval
 
 
 class ScoringClient:
@@ -17,17 +18,36 @@ class ScoringClient:
         self.stub = scoring_pb2_grpc.ScoringServiceStub(channel)
 
     async def scorecard(
-        self, kind: events_pb2.SubjectKind.ValueType, subject: str = ""
+        self,
+        kind: events_pb2.SubjectKind.ValueType,
+        subject: str = "",
+        *,
+        as_of: int = 0,
+        between: Interval = ALWAYS,
     ) -> scoring_pb2.GetScorecardResponse:
-        """All figures of one subject."""
-        request = scoring_pb2.GetScorecardRequest(subject_kind=kind, subject=subject)
+        """All figures of one subject: as they were known at `as_of` (microseconds, 0: now), of an interval."""
+        request = scoring_pb2.GetScorecardRequest(
+            subject_kind=kind, subject=subject, as_of=as_of, between=interval_message(between)
+        )
         return await call(self.stub.GetScorecard, request)
 
     async def scorecards(
-        self, kind: events_pb2.SubjectKind.ValueType, *, metrics: Sequence[str] = (), headline_metric: str = ""
+        self,
+        kind: events_pb2.SubjectKind.ValueType,
+        *,
+        metrics: Sequence[str] = (),
+        headline_metric: str = "",
+        as_of: int = 0,
+        between: Interval = ALWAYS,
     ) -> scoring_pb2.ListScorecardsResponse:
-        """One row per subject of a kind, the worst first and as the headline."""
-        request = scoring_pb2.ListScorecardsRequest(subject_kind=kind, metrics=metrics, headline_metric=headline_metric)
+        """One row per subject of a kind, the worst first and as the headline; instants as in `scorecard`."""
+        request = scoring_pb2.ListScorecardsRequest(
+            subject_kind=kind,
+            metrics=metrics,
+            headline_metric=headline_metric,
+            as_of=as_of,
+            between=interval_message(between),
+        )
         return await call(self.stub.ListScorecards, request)
 
     async def explain(
@@ -53,9 +73,13 @@ class ScoringClient:
         request = scoring_pb2.PublishScorecardRequest(subject_kind=kind, subject=subject, published_by=published_by)
         return await call(self.stub.PublishScorecard, request)
 
-    async def attribution(self, *, client_id: str = "", model: str = "") -> scoring_pb2.GetAttributionResponse:
-        """Credit over the journey, of one client or summed by channel and campaign."""
-        request = scoring_pb2.GetAttributionRequest(client_id=client_id, model=model)
+    async def attribution(
+        self, *, client_id: str = "", model: str = "", as_of: int = 0, between: Interval = ALWAYS
+    ) -> scoring_pb2.GetAttributionResponse:
+        """Credit over the journey, of one client or summed by channel and campaign; instants as in `scorecard`."""
+        request = scoring_pb2.GetAttributionRequest(
+            client_id=client_id, model=model, as_of=as_of, between=interval_message(between)
+        )
         return await call(self.stub.GetAttribution, request)
 
     async def define_metric(

@@ -96,7 +96,7 @@ class DefineMetrics:
         payload = pb.MetricDefined(
             definition=messages.definition_message(definition), defined_by=request.defined_by
         ).SerializeToString()
-        stream_id = stream("scoring.metric", definition.metric)
+        stream_id = ledger.metric_stream(definition.metric)
         event = NewEvent(stream_id, definition.version, messages.METRIC_DEFINED, payload, tx.now)
         (response.position,) = tx.append([event])
         row = messages.definition_message(definition).SerializeToString()

@@ -19,9 +19,6 @@ from throughline_kernel import Recorded
 
 FORGOTTEN: Final = identity.ClientForgotten.DESCRIPTOR.full_name
 
-# Owner of what belonged to a client that was forgotten: the link is gone, how far it was told is kept.
-NOBODY: Final = "0" * 32
-
 Attribution = identity.InteractionAttributed | identity.InteractionReattributed
 _ATTRIBUTIONS: Final[dict[str, type[Attribution]]] = {
     kind.DESCRIPTOR.full_name: kind for kind in (identity.InteractionAttributed, identity.InteractionReattributed)
@@ -66,7 +63,7 @@ class IdentityIntake:
         if not said:
             return
         owners = {key.hex(): rows.unpack_owner(row) for key, row in tx.get_many(rows.OWNERS, interactions).items()}
-        clients.update(dict.fromkeys(owner for owner, _ in owners.values() if owner != NOBODY))
+        clients.update(dict.fromkeys(owner for owner, _ in owners.values() if owner != rows.NOBODY))
         self._book.hold(tx, clients)
         moved: dict[str, tuple[str, int]] = {}
         for event, message in said:
@@ -75,7 +72,7 @@ class IdentityIntake:
                 moved = {}
                 for client_id in (message.client_id, *message.alias_ids):
                     gone = self._forget(tx, self._book[client_id], event)
-                    owners.update(dict.fromkeys(gone, (NOBODY, event.position)))
+                    owners.update(dict.fromkeys(gone, (rows.NOBODY, event.position)))
             else:
                 self._attribute(tx, event, message, owners, moved)
         self._write_owners(tx, moved)
@@ -104,11 +101,11 @@ class IdentityIntake:
         held = book[message.client_id]
         # An attribution from before its client was forgotten takes the contact from whoever had it, and gives it to
         # nobody.
-        owner = NOBODY if held.head.forgotten >= position else message.client_id
+        owner = rows.NOBODY if held.head.forgotten >= position else message.client_id
         owners[interaction_id] = moved[interaction_id] = (owner, position)
         if known is not None and known[0] == owner:
             return
-        if known is not None and known[0] != NOBODY:
+        if known is not None and known[0] != rows.NOBODY:
             before = book[known[0]]
             tx.put(rows.FORMER, bytes.fromhex(interaction_id) + bytes.fromhex(known[0]), b"")
             before.client.withdraw_contact(interaction_id, book.tally, book.metrics)
@@ -116,7 +113,7 @@ class IdentityIntake:
                 client_id=known[0], interaction_id=interaction_id, attribution_position=position
             )
             book.append(before, messages.CONTACT_WITHDRAWN, withdrawn.SerializeToString(), facts.occurred_at, event)
-        if owner == NOBODY:
+        if owner == rows.NOBODY:
             return
         held.client.note_contact(messages.contact_of(facts), book.tally, book.metrics)
         noted = pb.ContactNoted(client_id=message.client_id, interaction=facts, attribution_position=position)
@@ -143,7 +140,7 @@ class IdentityIntake:
                 book.append(held, messages.CONTACT_NOTED, again, contact.at, event)
             else:
                 gone.append(contact.interaction_id)
-                tx.put(rows.OWNERS, bytes.fromhex(contact.interaction_id), rows.pack_owner(NOBODY, event.position))
+                tx.put(rows.OWNERS, bytes.fromhex(contact.interaction_id), rows.pack_owner(rows.NOBODY, event.position))
         self._keep(tx, held, facts, survivors, event)
         return gone
 
@@ -232,7 +229,7 @@ def _orphaned(tx: Transaction, feedback_id: str) -> FeedbackRegister:
     key = bytes.fromhex(feedback_id)
     row = tx.get(rows.FEEDBACK, key)
     register = FeedbackRegister() if row is None else rows.unpack_feedback(row)
-    register.owner, register.noted = NOBODY, ""
+    register.owner, register.noted = rows.NOBODY, ""
     tx.put(rows.FEEDBACK, key, rows.pack_register(register))
     return register
 
@@ -299,7 +296,7 @@ class FeedbackIntake:
         dead = _dead(position, head.feedback_dropped, head.forgotten)
         register = registers.setdefault(message.feedback_id, FeedbackRegister())
         # What was said before its client was dropped takes the item from whoever had it, and gives it to nobody.
-        owner = NOBODY if dead else message.client_id
+        owner = rows.NOBODY if dead else message.client_id
         match message:
             case feedback.FeedbackReceived():
                 register.received(owner, messages.feedback_of(message), (message.attribution_position, position))
@@ -324,7 +321,7 @@ class FeedbackIntake:
                 client_id=register.noted, feedback_id=item.feedback_id, feedback_position=position
             )
             book.append(before, messages.FEEDBACK_WITHDRAWN, withdrawn.SerializeToString(), item.at, event)
-        if register.owner == NOBODY:
+        if register.owner == rows.NOBODY:
             register.noted = ""
             return
         held = book[register.owner]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from scoring.application import rows
-from scoring.application.messages import CLIENT_EVENTS, client_of, definition_of, evolve
+from scoring.application.messages import CLIENT_DROPPED, CLIENT_EVENTS, client_of, definition_of, evolve
 from scoring.application.rows import Head
 from scoring.domain.client import Client
 from scoring.domain.facts import Contact
 from scoring.domain.metrics import MetricDefinition, Metrics
 from scoring.domain.tally import Counter, Tally
-from throughline.scoring.v1 import metrics_pb2
+from throughline.scoring.v1 import events_pb2, metrics_pb2
 from throughline_eventlog import Reader
 from throughline_kernel import hex_id
 
 NO_METRICS = Metrics()
 # A tail longer than this is read by itself, not with the whole stream.
 SHORT_STREAM = 256
+# Events that are looked at together.
+PAGE = 1_000
 
 
 def client_stream(client_id: str) -> bytes:
@@ -65,15 +68,54 @@ def load(reader: Reader, known: dict[str, Head], until: int | None = None) -> di
     return clients
 
 
+def is_known(reader: Reader, client_id: str, position: int) -> bool:
+    """Whether anything had been heard of the client at a position of the log."""
+    first = reader.read_stream(client_stream(client_id), limit=1)
+    return bool(first) and first[0].position <= position
+
+
+def is_forgotten(reader: Reader, client_id: str, head: Head, position: int) -> bool:
+    """Whether the client is forgotten, or was after the position: what was known of it then is gone."""
+    if not head.forgotten:
+        return False
+    dropped = [event for event in reader.read_stream(client_stream(client_id)) if event.type == CLIENT_DROPPED]
+    return bool(dropped) and (dropped[-1].position > position or not len(load(reader, {client_id: head})[client_id]))
+
+
+def nobodys(reader: Reader, client: Client) -> list[str]:
+    """Those of the client's contacts and answers that belong to somebody now who was forgotten."""
+    contacts = [bytes.fromhex(each) for each in (*client.contacts, *client.staff)]
+    answers = [bytes.fromhex(each) for each in client.feedback]
+    owners = {key: rows.unpack_owner(row)[0] for key, row in reader.get_many(rows.OWNERS, contacts).items()}
+    owners |= {key: rows.unpack_feedback(row).owner for key, row in reader.get_many(rows.FEEDBACK, answers).items()}
+    return [key.hex() for key, owner in owners.items() if owner == rows.NOBODY]
+
+
 def client_ids(reader: Reader, after: str = "") -> Iterator[str]:
     """All clients ever heard of, by id, behind the given one."""
     for key, _ in reader.scan(rows.CLIENTS, after=bytes.fromhex(after)):
         yield key.hex()
 
 
-def changed_since(reader: Reader, position: int) -> set[str]:
-    """Clients whose stream went on after the position."""
-    return {client_of(event.payload) for event in reader.read(position) if event.type in CLIENT_EVENTS}
+class Changes(NamedTuple):
+    """Clients whose stream went on after a position, and those of them that were forgotten after it."""
+
+    clients: frozenset[str]
+    dropped: frozenset[str]
+
+
+def changes_since(reader: Reader, position: int) -> Changes:
+    """Whom the log after the position is about."""
+    clients: set[str] = set()
+    dropped: set[str] = set()
+    while events := reader.read(position, limit=PAGE):
+        for event in events:
+            if event.type in CLIENT_EVENTS:
+                clients.add(client_of(event.payload))
+            if event.type == CLIENT_DROPPED:
+                dropped.add(client_of(event.payload))
+        position = events[-1].position
+    return Changes(frozenset(clients), frozenset(dropped))
 
 
 def counters(reader: Reader, kind: int, subject: str | None = None) -> dict[Counter, int]:
@@ -99,6 +141,23 @@ def definitions(reader: Reader) -> dict[tuple[str, int], MetricDefinition]:
         definition = definition_of(metrics_pb2.MetricDefinition.FromString(row))
         found[definition.metric, definition.version] = definition
     return found
+
+
+def metric_stream(metric: str) -> bytes:
+    """The stream of a metric's definitions."""
+    return bytes.fromhex(hex_id("scoring.metric", metric))
+
+
+def definitions_until(reader: Reader, position: int) -> dict[tuple[str, int], MetricDefinition]:
+    """Every version of every metric of one's own that was defined up to the position."""
+    streams = reader.read_streams({metric_stream(metric) for metric, _ in definitions(reader)})
+    known = [
+        definition_of(events_pb2.MetricDefined.FromString(event.payload).definition)
+        for events in streams.values()
+        for event in events
+        if event.position <= position
+    ]
+    return {(definition.metric, definition.version): definition for definition in known}
 
 
 def in_force(every: dict[tuple[str, int], MetricDefinition]) -> dict[str, MetricDefinition]:

@@ -8,16 +8,17 @@ from typing import Any, Final
 
 from scoring.domain.catalogue import Formula
 from scoring.domain.client import Client
-from scoring.domain.dimensions import plain
+from scoring.domain.dimensions import Subject, plain
 from scoring.domain.facts import ASSISTED, IDENTIFIED, STAFF, CaseItem, Contact, FeedbackItem, JourneyItem
 from scoring.domain.metrics import Condition, MetricDefinition, Metrics, Unit
 from scoring.domain.scorecard import Figure
 from scoring.domain.tally import Shares, Tally
+from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import events_pb2 as feedback
 from throughline.ingestion.v1 import interaction_pb2 as interaction
 from throughline.scoring.v1 import events_pb2 as pb
 from throughline.scoring.v1 import metrics_pb2
-from throughline_kernel import Recorded
+from throughline_kernel import ALWAYS, Interval, Recorded
 
 CONTACT_NOTED: Final = pb.ContactNoted.DESCRIPTOR.full_name
 CONTACT_WITHDRAWN: Final = pb.ContactWithdrawn.DESCRIPTOR.full_name
@@ -343,11 +344,13 @@ def formula_message(formula: Formula) -> metrics_pb2.Formula:
     )
 
 
-def score_message(kind: int, subject: str, figure: Figure, position: int, score_id: str) -> pb.Score:
+def score_message(
+    subject: Subject, figure: Figure, position: int, score_id: str, between: Interval = ALWAYS
+) -> pb.Score:
     """A figure as it is told."""
     return pb.Score(
-        subject_kind=pb.SubjectKind.ValueType(kind),
-        subject=subject,
+        subject_kind=pb.SubjectKind.ValueType(subject[0]),
+        subject=subject[1],
         metric=figure.metric,
         aspect=figure.aspect,
         value=figure.value,
@@ -361,4 +364,5 @@ def score_message(kind: int, subject: str, figure: Figure, position: int, score_
         position=position,
         note=figure.note,
         score_id=score_id,
+        between=None if between == ALWAYS else eventlog_pb2.Interval(start=between.start, end=between.end),
     )

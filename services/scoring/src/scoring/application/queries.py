@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from scoring.application import ledger, messages, rows
 from scoring.application.scores import AsOf, ScoreName, parse_score_id, score_id, score_not_found
 from scoring.domain import dimensions
 from scoring.domain.catalogue import BUILT_IN, FORMULAS
-from scoring.domain.client import CONVERTED, UNATTRIBUTED, Client, own_counters
+from scoring.domain.client import CONVERTED, UNATTRIBUTED, Client
 from scoring.domain.dimensions import Kind, Subject
 from scoring.domain.formulas.attribution import MODELS
+from scoring.domain.intervals import count_in
 from scoring.domain.metrics import MetricDefinition, Metrics
 from scoring.domain.scorecard import DEFAULT_MINIMUM, Figure, badness, figures, headline, worst
-from scoring.domain.tally import Counter, Line
+from scoring.domain.tally import Counter, Line, Tally, of_subject
+from throughline.eventlog.v1 import eventlog_pb2
 from throughline.scoring.v1 import events_pb2 as pb
 from throughline.scoring.v1 import metrics_pb2
 from throughline.scoring.v1 import scoring_pb2 as api
-from throughline_directory import Resolution, resolve
-from throughline_eventlog import Reader, Store
-from throughline_kernel import InvalidError, NotFoundError, PreconditionError, Violation, is_hex_id
+from throughline_directory import Resolution, resolve_earlier
+from throughline_eventlog import Commit, Reader, Store
+from throughline_kernel import (
+    ALWAYS,
+    Interval,
+    InvalidError,
+    NotFoundError,
+    PreconditionError,
+    Violation,
+    is_hex_id,
+)
 
 DEFAULT_PAGE = 100
 LARGEST_PAGE = 1_000
@@ -47,68 +57,72 @@ def subject_of(kind: int, name: str) -> Subject:
     return kind, dimensions.plain(name)
 
 
-def whom(reader: Reader, client_id: str, field: str) -> str:
-    """The client that an id or alias means now. Raises: InvalidError, NotFoundError, PreconditionError."""
+def moment(reader: Reader, as_of: int) -> Commit:
+    """The commit that an answer as of an instant (microseconds, 0: now) stands on."""
+    commit = reader.commit_at(as_of or None)
+    return commit if as_of else Commit(commit.recorded_at, reader.last_position())
+
+
+def interval(between: eventlog_pb2.Interval) -> Interval:
+    """The interval that a request names. Raises: InvalidError."""
+    return Interval.between(between.start, between.end)
+
+
+def whom(reader: Reader, client_id: str, field: str, commit: Commit) -> str:
+    """The client that an id or alias meant at the commit. Raises: InvalidError, NotFoundError, PreconditionError."""
     if not is_hex_id(client_id):
         raise InvalidError.of(Violation(field, "32 lowercase hex digits", "give the id that identity told"))
-    meant: Resolution = resolve(reader, client_id, ())
+    meant: Resolution = resolve_earlier(reader, commit.recorded_at, client_id)
     found = meant.client_id or client_id
     head = ledger.heads(reader, [found]).get(found)
-    empty = head is None or not len(ledger.load(reader, {found: head})[found])
-    if meant.forgotten or (head is not None and head.forgotten and empty):
+    if meant.forgotten or (head is not None and ledger.is_forgotten(reader, found, head, commit.position)):
         raise PreconditionError(
             "CLIENT_FORGOTTEN", f"client {client_id} was forgotten; nothing is told of it", {"client_id": client_id}
         )
-    if not meant.client_id and head is None:
+    if not meant.client_id and not ledger.is_known(reader, found, commit.position):
         raise NotFoundError("CLIENT_NOT_FOUND", f"no client has the id {client_id}", {"client_id": client_id})
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A subject's figures at a position of the log."""
+    """A subject's figures at a commit, of all time or of an interval."""
 
     subject: Subject
-    position: int
+    commit: Commit
+    between: Interval
     figures: Sequence[Figure]
 
     def messages(self) -> list[pb.Score]:
         """The scores as they are told, each with its id."""
         kind, name = self.subject
+        named = [
+            ScoreName(kind, name, each.metric, each.aspect, each.formula_version, self.commit.position, *self.between)
+            for each in self.figures
+        ]
         return [
-            messages.score_message(
-                kind,
-                name,
-                figure,
-                self.position,
-                score_id(ScoreName(kind, name, figure.metric, figure.aspect, figure.formula_version, self.position)),
-            )
-            for figure in self.figures
+            messages.score_message(self.subject, figure, self.commit.position, score_id(name), self.between)
+            for name, figure in zip(named, self.figures, strict=True)
         ]
 
 
-def scorecard(reader: Reader, kind: int, name: str, minimum: int) -> Told:
+def scorecard(
+    reader: Reader, kind: int, name: str, minimum: int, *, as_of: int = 0, between: Interval = ALWAYS
+) -> Told:
     """All figures of one subject. Raises: InvalidError, NotFoundError, PreconditionError."""
     subject = subject_of(kind, name)
-    own = ledger.in_force(ledger.definitions(reader))
+    commit = moment(reader, as_of)
     if kind == Kind.CLIENT.value:
-        client_id = whom(reader, name, "subject")
-        subject = (kind, client_id)
-        lines = own_counters(_client(reader, client_id), Metrics.of(own.values()))
-    else:
-        lines = {counter[2:]: amount for counter, amount in ledger.counters(reader, *subject).items()}
-        if not lines and kind != Kind.ALL.value:
-            raise NotFoundError(
-                "SUBJECT_NOT_FOUND",
-                f"nothing is known of {Kind(kind).name.lower()} {name!r}; ListScorecards names those that are",
-                {"subject_kind": Kind(kind).name.lower(), "subject": name},
-            )
-    return Told(subject, reader.last_position(), figures(lines, own.values(), minimum=minimum))
-
-
-def _client(reader: Reader, client_id: str) -> Client:
-    heads = ledger.heads(reader, [client_id])
-    return ledger.load(reader, heads).get(client_id) or Client(client_id)
+        subject = (kind, whom(reader, name, "subject", commit))
+    state = AsOf(reader, commit.position, minimum, between)
+    told = state.figures(subject)
+    if between == ALWAYS and kind not in {Kind.ALL.value, Kind.CLIENT.value} and not state.lines(subject):
+        raise NotFoundError(
+            "SUBJECT_NOT_FOUND",
+            f"nothing is known of {Kind(kind).name.lower()} {name!r}; ListScorecards names those that are",
+            {"subject_kind": Kind(kind).name.lower(), "subject": name},
+        )
+    return Told(subject, commit, between, told)
 
 
 class Queries:
@@ -120,37 +134,44 @@ class Queries:
 
     def get_scorecard(self, request: api.GetScorecardRequest) -> api.GetScorecardResponse:
         """All figures of one subject."""
+        between = interval(request.between)
         with self._store.snapshot() as reader:
-            told = scorecard(reader, request.subject_kind, request.subject, self._minimum)
-        return api.GetScorecardResponse(scores=told.messages(), position=told.position)
+            told = scorecard(
+                reader, request.subject_kind, request.subject, self._minimum, as_of=request.as_of, between=between
+            )
+        return api.GetScorecardResponse(
+            scores=told.messages(), position=told.commit.position, as_of=told.commit.recorded_at
+        )
 
     def list_scorecards(self, request: api.ListScorecardsRequest) -> api.ListScorecardsResponse:
         """One row a subject, the worst first."""
+        between = interval(request.between)
         with self._store.snapshot() as reader:
-            own = ledger.in_force(ledger.definitions(reader))
+            commit = moment(reader, request.as_of)
+            state = AsOf(reader, commit.position, self._minimum, between)
+            own = state.in_force
             kind = _listable(request.subject_kind)
             chief = request.headline_metric or "nps"
             for metric in (*request.metrics, chief):
                 _known(metric, own)
             wanted = set(request.metrics) or set(BUILT_IN)
-            position = reader.last_position()
-            counters = ledger.counters(reader, kind.value)
+            counters = state.counters(kind.value)
         board = [
-            Told((kind.value, name), position, figures(lines, own.values(), minimum=self._minimum))
+            Told((kind.value, name), commit, between, figures(lines, own.values(), minimum=self._minimum))
             for name, lines in _by_subject(counters)
         ]
         chiefs = {told.subject[1]: _chief(told.figures, chief) for told in board}
         board.sort(key=lambda told: (_badness(chiefs[told.subject[1]]), told.subject[1]))
-        response = api.ListScorecardsResponse(position=position)
+        response = api.ListScorecardsResponse(position=commit.position, as_of=commit.recorded_at)
         for told in board:
-            shown = Told(told.subject, position, [each for each in told.figures if each.metric in wanted])
+            shown = replace(told, figures=[each for each in told.figures if each.metric in wanted])
             response.scorecards.add(subject=told.subject[1], scores=shown.messages())
         found = worst([(name, figure) for name, figure in chiefs.items() if figure is not None])
         if found is not None:
             name, figure = found
             label = BUILT_IN[chief].label if chief in BUILT_IN else own[chief].name
             response.headline.subject = name
-            response.headline.score.CopyFrom(Told((kind.value, name), position, [figure]).messages()[0])
+            response.headline.score.CopyFrom(Told((kind.value, name), commit, between, [figure]).messages()[0])
             response.headline.text = headline(kind, name, figure, label)
         return response
 
@@ -163,8 +184,8 @@ class Queries:
             if name.position > reader.last_position():
                 raise score_not_found(request.score_id)
             if name.kind == Kind.CLIENT.value:
-                whom(reader, name.subject, "score_id")
-            as_of = AsOf(reader, name.position, self._minimum)
+                whom(reader, name.subject, "score_id", Commit(reader.commit_at().recorded_at, name.position))
+            as_of = AsOf(reader, name.position, self._minimum, name.between)
             response = api.ExplainScoreResponse(score=self._score(reader, as_of, name, request.score_id))
             formula = FORMULAS.get(response.score.formula)
             if formula is not None:
@@ -189,7 +210,7 @@ class Queries:
         figure = as_of.figure(name)
         if figure is None:
             raise score_not_found(text)
-        return messages.score_message(name.kind, name.subject, figure, name.position, text)
+        return messages.score_message((name.kind, name.subject), figure, name.position, text, name.between)
 
     @staticmethod
     def _evidence(as_of: AsOf, name: ScoreName, first: str, skip: int, size: int) -> tuple[list[str], str]:
@@ -199,9 +220,9 @@ class Queries:
         else:
             everyone = as_of.everyone(first)
         for client in everyone:
-            if as_of.is_withheld(client):
+            if as_of.is_withheld(client.client_id):
                 continue
-            found = as_of.evidence(client, name)
+            found = as_of.evidence(as_of.shown(client), name)
             start = skip if client.client_id == first else 0
             room = size - len(page)
             if len(found) - start > room:
@@ -217,12 +238,17 @@ class Queries:
                 Violation("model", f"one of {', '.join(MODELS)}, or empty for all", "name one of them")
             )
         wanted = {f"{_PREFIX}{request.model}"} if request.model else {f"{_PREFIX}{model}" for model in MODELS}
+        between = interval(request.between)
         with self._store.snapshot() as reader:
-            response = api.GetAttributionResponse(position=reader.last_position())
+            commit = moment(reader, request.as_of)
+            state = AsOf(reader, commit.position, self._minimum, between)
+            response = api.GetAttributionResponse(position=commit.position, as_of=commit.recorded_at)
             if request.client_id:
-                client = _client(reader, whom(reader, request.client_id, "client_id"))
-                totals, board = _credits_of(client)
+                client = state.shown(state.client(whom(reader, request.client_id, "client_id", commit)))
+                totals, board = _credits_of(client, between)
                 for conversion in client.conversions:
+                    if not between.holds(conversion.at):
+                        continue
                     told = messages.attribution_computed(
                         client.client_id, conversion.interaction_id, client.shares(conversion)
                     )
@@ -231,9 +257,8 @@ class Queries:
                     told.models.extend(kept)
                     response.conversions.append(told)
             else:
-                everything = ledger.counters(reader, *dimensions.ALL)
-                totals = {counter[2:]: amount for counter, amount in everything.items()}
-                board = ledger.counters(reader, Kind.CREDIT.value)
+                totals = state.lines(dimensions.ALL)
+                board = state.counters(Kind.CREDIT.value)
         response.conversions_total = totals.get(CONVERTED, 0)
         response.unattributed = totals.get(UNATTRIBUTED, 0)
         cells: dict[tuple[str, str, str, str], dict[str | int, int]] = {}
@@ -264,10 +289,13 @@ class Queries:
         )
 
 
-def _credits_of(client: Client) -> tuple[dict[Line, int], dict[Counter, int]]:
-    counters = client.counters()
-    totals = {counter[2:]: amount for counter, amount in counters.items() if counter[:2] == dimensions.ALL}
-    return totals, {counter: amount for counter, amount in counters.items() if counter[0] == Kind.CREDIT.value}
+def _credits_of(client: Client, between: Interval) -> tuple[dict[Line, int], dict[Counter, int]]:
+    tally = Tally()
+    count_in(client, between, tally, Metrics())
+    counters = tally.counters()
+    return of_subject(counters, dimensions.ALL), {
+        counter: amount for counter, amount in counters.items() if counter[0] == Kind.CREDIT.value
+    }
 
 
 def _listable(kind: int) -> Kind:

@@ -26,6 +26,8 @@ TIMES: Final = "times"
 CASE_ENDS: Final = "case_ends"
 METRICS: Final = "metrics"
 PUBLISHED: Final = "published"
+# Owner of what belonged to a client that was forgotten: the link is gone, how far it was told is kept.
+NOBODY: Final = "0" * 32
 TABLES: Final = (
     CLIENTS,
     SNAPSHOTS,

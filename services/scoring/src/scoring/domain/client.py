@@ -20,7 +20,7 @@ from scoring.domain.formulas.attribution import CONVERSIONS, TOUCHES, Share, att
 from scoring.domain.formulas.nps import loyalty
 from scoring.domain.formulas.resolution import resolved
 from scoring.domain.metrics import Metrics
-from scoring.domain.tally import Counter, Line, Tally, of_subject
+from scoring.domain.tally import Line, Shares, Tally
 
 CONTACTS: Line = ("volume", "", "n")
 STAFF_CONTACTS: Line = ("volume", "", "staff")
@@ -192,14 +192,6 @@ class Client:
             sorted(self.journeys.values()),
         )
 
-    def counters(self, metrics: Metrics | None = None) -> dict[Counter, int]:
-        """All that the client counts for, cases by its own last contact in them."""
-        tally, own = Tally(), metrics or Metrics()
-        restore(self.client_id, self.facts(), own, tally)
-        for changes in tally.case_ends.values():
-            move_case_end({}, changes, tally, own)
-        return tally.counters()
-
     @staticmethod
     def of(client_id: str, facts: Facts) -> Client:
         """The client that the facts make: as noting them one by one, without counting them anew."""
@@ -309,9 +301,13 @@ class Client:
         )
 
     def _contact(self, contact: Contact, dims: Dims, tally: Tally, metrics: Metrics, sign: int) -> None:
+        self.count_contact(contact, dims, tally, metrics, sign)
+        self._seen(dims, tally, sign)
+
+    def count_contact(self, contact: Contact, dims: Dims, tally: Tally, metrics: Metrics, sign: int) -> None:
+        """Counts the contact for the subjects, but for whose it is and whether it stands resolved."""
         row = tally.row(dims)
         row[CONTACTS] = row.get(CONTACTS, 0) + sign
-        self._seen(dims, tally, sign)
         if contact.interaction_id in self.measured:
             row[MEASURED] = row.get(MEASURED, 0) + sign
         if contact.value_currency or contact.cost_currency:
@@ -449,8 +445,6 @@ class Client:
         return attribute(conversion, eligible(conversion, self.touches))
 
     def _conversion(self, conversion: Contact, tally: Tally, sign: int) -> None:
-        everything = single(*dimensions.ALL)
-        tally.add(everything, CONVERTED, sign)
         shares = self.shares(conversion)
         key = (self.client_id, conversion.interaction_id)
         known = tally.credits.get(key)
@@ -458,21 +452,7 @@ class Client:
             tally.credits[key] = ({} if known is None else known[0], shares)
         else:
             tally.credits[key] = (shares if known is None else known[0], {})
-        if not shares:
-            tally.add(everything, UNATTRIBUTED, sign)
-            return
-        currency = conversion.value_currency
-        for model, parts in shares.items():
-            count, total, credit_line, value_line = _credit_lines(model, currency)
-            for subject, credit in credited(parts).items():
-                row = tally.row(single(*subject))
-                row[count] = row.get(count, 0) + sign
-                row[total] = row.get(total, 0) + sign * credit
-            for touch, credit, value in parts:
-                row = tally.row(_board(touch.channel, touch.campaign))
-                row[credit_line] = row.get(credit_line, 0) + sign * credit
-                if value:
-                    row[value_line] = row.get(value_line, 0) + sign * value
+        count_conversion(conversion, shares, tally, sign)
 
     # -- feedback
 
@@ -493,8 +473,7 @@ class Client:
             self._feedback(item, tally, -1)
 
     def _feedback(self, item: FeedbackItem, tally: Tally, sign: int) -> None:
-        given = answer(item)
-        self._answer(item, given, dimensions.of_feedback(item), tally, sign)
+        count_answer(item, dimensions.of_feedback(item), tally, sign)
         interaction_id = item.interaction_id
         if not interaction_id:
             return
@@ -505,8 +484,8 @@ class Client:
             if not self.items_on[interaction_id]:
                 del self.items_on[interaction_id]
         for journey in self.on_journeys.get(interaction_id, ()):
-            self._answer(item, given, single(Kind.JOURNEY.value, journey), tally, sign)
-        if given is None:
+            count_answer(item, single(Kind.JOURNEY.value, journey), tally, sign)
+        if answer(item) is None:
             return
         count = self.measured.get(interaction_id, 0) + sign
         if count:
@@ -519,63 +498,32 @@ class Client:
                 for dims in self.dims(contact):
                     tally.add(dims, MEASURED, sign)
 
-    @staticmethod
-    def _answer(item: FeedbackItem, given: Answer | None, dims: Dims, tally: Tally, sign: int) -> None:
-        tally.add(dims, FEEDBACK, sign)
-        if given is None:
-            return
-        tally.add(dims, _answer_line(given.metric, item.aspect, given.scale_min, given.scale_max, given.score), sign)
-        if given.metric == "nps":
-            weight = item.weight or DEFAULT_WEIGHT
-            tally.add(dims, ("nps_weighted", item.aspect, "n"), sign)
-            tally.add(dims, ("nps_weighted", item.aspect, loyalty(given.score).value), sign * weight)
-            tally.add(dims, ("nps_weighted", item.aspect, "squares"), sign * weight * weight)
-
     # -- cases and journeys
 
     def note_case(self, case: CaseItem, tally: Tally) -> None:
         """Replaces what is known of a case; a withdrawn one counts no more."""
         known = self.cases.pop(case.case_id, None)
         if known is not None:
-            self._case(known, tally, -1)
+            count_case(known, tally, -1)
         if case.state != "withdrawn":
             self.cases[case.case_id] = case
-            self._case(case, tally, 1)
-
-    @staticmethod
-    def _case(case: CaseItem, tally: Tally, sign: int) -> None:
-        dims = dimensions.of_case(case)
-        tally.add(dims, CASES, sign)
-        if case.acknowledged_at:
-            tally.add(dims, ("response_time", "", max(0, case.acknowledged_at - case.opened_at)), sign)
-        if case.resolved_at:
-            tally.add(dims, ("resolution_time", "", max(0, case.resolved_at - case.opened_at)), sign)
+            count_case(case, tally, 1)
 
     def note_journey(self, journey: JourneyItem, tally: Tally, metrics: Metrics) -> None:
         """Replaces what is known of a journey; a retracted one counts no more."""
         known = self.journeys.pop(journey.journey_id, None)
         now = None if journey.state == "retracted" else journey
         if known is not None:
-            self._journey(known, tally, -1)
+            count_journey(known, tally, -1)
         if now is not None:
             self.journeys[journey.journey_id] = now
-            self._journey(now, tally, 1)
+            count_journey(now, tally, 1)
         before = frozenset(known.interaction_ids) if known is not None else frozenset[str]()
         after = frozenset(now.interaction_ids) if now is not None else frozenset[str]()
         for interaction_id in before - after:
             self._on_journey(interaction_id, journey.journey, tally, metrics, -1)
         for interaction_id in after - before:
             self._on_journey(interaction_id, journey.journey, tally, metrics, 1)
-
-    @staticmethod
-    def _journey(journey: JourneyItem, tally: Tally, sign: int) -> None:
-        dims = dimensions.of_journey(journey)
-        if journey.state == "started":
-            tally.add(dims, OPEN, sign)
-            return
-        tally.add(dims, ENDED, sign)
-        if journey.state == "completed":
-            tally.add(dims, COMPLETED, sign)
 
     def _on_journey(self, interaction_id: str, journey: str, tally: Tally, metrics: Metrics, sign: int) -> None:
         journeys = self.on_journeys.setdefault(interaction_id, {})
@@ -599,7 +547,63 @@ class Client:
                     tally.add(dims, FCR_K, sign)
         for feedback_id in self.items_on.get(interaction_id, ()):
             item = self.feedback[feedback_id]
-            self._answer(item, answer(item), dims, tally, sign)
+            count_answer(item, dims, tally, sign)
+
+
+def count_conversion(conversion: Contact, shares: Shares, tally: Tally, sign: int) -> None:
+    """Counts a conversion, and whom its credit goes to; no shares where no touch came before it."""
+    everything = single(*dimensions.ALL)
+    tally.add(everything, CONVERTED, sign)
+    if not shares:
+        tally.add(everything, UNATTRIBUTED, sign)
+        return
+    currency = conversion.value_currency
+    for model, parts in shares.items():
+        count, total, credit_line, value_line = _credit_lines(model, currency)
+        for subject, credit in credited(parts).items():
+            row = tally.row(single(*subject))
+            row[count] = row.get(count, 0) + sign
+            row[total] = row.get(total, 0) + sign * credit
+        for touch, credit, value in parts:
+            row = tally.row(_board(touch.channel, touch.campaign))
+            row[credit_line] = row.get(credit_line, 0) + sign * credit
+            if value:
+                row[value_line] = row.get(value_line, 0) + sign * value
+
+
+def count_answer(item: FeedbackItem, dims: Dims, tally: Tally, sign: int) -> None:
+    """Counts an item of feedback for the subjects, and the answer in it where it has a valid one."""
+    tally.add(dims, FEEDBACK, sign)
+    given = answer(item)
+    if given is None:
+        return
+    tally.add(dims, _answer_line(given.metric, item.aspect, given.scale_min, given.scale_max, given.score), sign)
+    if given.metric == "nps":
+        weight = item.weight or DEFAULT_WEIGHT
+        tally.add(dims, ("nps_weighted", item.aspect, "n"), sign)
+        tally.add(dims, ("nps_weighted", item.aspect, loyalty(given.score).value), sign * weight)
+        tally.add(dims, ("nps_weighted", item.aspect, "squares"), sign * weight * weight)
+
+
+def count_case(case: CaseItem, tally: Tally, sign: int) -> None:
+    """Counts a case, and how long it took to answer and to resolve it where it was."""
+    dims = dimensions.of_case(case)
+    tally.add(dims, CASES, sign)
+    if case.acknowledged_at:
+        tally.add(dims, ("response_time", "", max(0, case.acknowledged_at - case.opened_at)), sign)
+    if case.resolved_at:
+        tally.add(dims, ("resolution_time", "", max(0, case.resolved_at - case.opened_at)), sign)
+
+
+def count_journey(journey: JourneyItem, tally: Tally, sign: int) -> None:
+    """Counts a journey as open, or as ended, and then whether it was completed."""
+    dims = dimensions.of_journey(journey)
+    if journey.state == "started":
+        tally.add(dims, OPEN, sign)
+        return
+    tally.add(dims, ENDED, sign)
+    if journey.state == "completed":
+        tally.add(dims, COMPLETED, sign)
 
 
 def credited(parts: Sequence[Share]) -> dict[dimensions.Subject, int]:
@@ -650,11 +654,6 @@ def backfill_case(ends: dict[str, Contact], tally: Tally, metrics: Metrics) -> N
     last = max(ends.values(), default=None)
     if last is not None:
         add_shares(last, tally, metrics, 1, cases=True)
-
-
-def own_counters(client: Client, metrics: Metrics) -> dict[Line, int]:
-    """What the client's own scorecard counts: everything, over this client alone."""
-    return of_subject(client.counters(metrics), dimensions.ALL)
 
 
 def move_case_end(

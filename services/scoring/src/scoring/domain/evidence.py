@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from scoring.domain import dimensions
 from scoring.domain.client import Client, answer, credited
 from scoring.domain.dimensions import Kind, Subject
 from scoring.domain.facts import Contact
+from scoring.domain.intervals import case_ends_in, contacts_in, last_contact_in
 from scoring.domain.metrics import MetricDefinition, Unit
+from throughline_kernel import ALWAYS, Interval
 
 WinnerOf = Callable[[str], Contact | None]
 
@@ -21,26 +24,36 @@ def evidence(
     *,
     definition: MetricDefinition | None,
     last_of_case: WinnerOf,
+    between: Interval = ALWAYS,
 ) -> list[str]:
     """As many event ids as the client adds to the figure's n, by time: what counted once is named once.
 
-    `last_of_case` tells the contact that a case counts by, over all clients.
+    `last_of_case` tells the contact that a case counts by, over all clients, in the interval that the figure is of.
     """
     if definition is not None:
-        return [contact.interaction_id for contact in units(client, subject, definition, last_of_case)]
-    named = _NAMED.get(metric)
-    if named is not None:
-        return list(named(client, subject, metric, aspect))
-    return list(_credits(client, subject, metric.removeprefix("attribution_")))
+        found = units(client, subject, definition, last_of_case, between)
+        return [contact.interaction_id for contact in found]
+    asked = _Asked(client, subject, metric, aspect, between)
+    return list(_NAMED.get(metric, _credits)(asked))
+
+
+class _Asked(NamedTuple):
+    """Whose part of which figure, and of which interval."""
+
+    client: Client
+    subject: Subject
+    metric: str
+    aspect: str
+    between: Interval
 
 
 def _is(subject: Subject, subjects: tuple[Subject, ...]) -> bool:
     return subject[0] == Kind.CLIENT.value or subject in subjects
 
 
-def _contacts(client: Client, subject: Subject) -> Iterator[Contact]:
-    for contact in client.order:
-        if _counts_for(client, contact, subject):
+def _contacts(asked: _Asked) -> Iterator[Contact]:
+    for contact in contacts_in(asked.client, asked.between):
+        if _counts_for(asked.client, contact, asked.subject):
             yield contact
 
 
@@ -50,39 +63,42 @@ def _counts_for(client: Client, contact: Contact, subject: Subject) -> bool:
     return _is(subject, dimensions.of_contact(contact).subjects)
 
 
-def _volume(client: Client, subject: Subject, _metric: str, _aspect: str) -> Iterator[str]:
-    return (contact.interaction_id for contact in _contacts(client, subject))
+def _volume(asked: _Asked) -> Iterator[str]:
+    return (contact.interaction_id for contact in _contacts(asked))
 
 
-def _clients(client: Client, subject: Subject, _metric: str, _aspect: str) -> Iterator[str]:
-    for contact in _contacts(client, subject):
+def _clients(asked: _Asked) -> Iterator[str]:
+    for contact in _contacts(asked):
         yield contact.interaction_id
         return
 
 
-def _resolution(client: Client, subject: Subject, _metric: str, _aspect: str) -> Iterator[str]:
-    counted = {contact.interaction_id for contact, _ in client.resolutions()}
-    return (each.interaction_id for each in _contacts(client, subject) if each.interaction_id in counted)
+def _resolution(asked: _Asked) -> Iterator[str]:
+    counted = {contact.interaction_id for contact, _ in asked.client.resolutions()}
+    return (each.interaction_id for each in _contacts(asked) if each.interaction_id in counted)
 
 
-def _wait(client: Client, subject: Subject, _metric: str, _aspect: str) -> Iterator[str]:
-    return (contact.interaction_id for contact in _contacts(client, subject) if contact.wait)
+def _wait(asked: _Asked) -> Iterator[str]:
+    return (contact.interaction_id for contact in _contacts(asked) if contact.wait)
 
 
-def _handling(client: Client, subject: Subject, _metric: str, _aspect: str) -> Iterator[str]:
-    return (contact.interaction_id for contact in _contacts(client, subject) if contact.handling)
+def _handling(asked: _Asked) -> Iterator[str]:
+    return (contact.interaction_id for contact in _contacts(asked) if contact.handling)
 
 
-def _amounts(client: Client, subject: Subject, metric: str, currency: str) -> Iterator[str]:
-    for contact in _contacts(client, subject):
-        value, cost = contact.value_currency == currency, contact.cost_currency == currency
-        if {"value": value, "cost": cost, "value_after_costs": value or cost}[metric]:
+def _amounts(asked: _Asked) -> Iterator[str]:
+    for contact in _contacts(asked):
+        value, cost = contact.value_currency == asked.aspect, contact.cost_currency == asked.aspect
+        if {"value": value, "cost": cost, "value_after_costs": value or cost}[asked.metric]:
             yield contact.interaction_id
 
 
-def _feedback(client: Client, subject: Subject, metric: str, aspect: str) -> Iterator[str]:
+def _feedback(asked: _Asked) -> Iterator[str]:
+    client, subject, metric, aspect, between = asked
     wanted = {"nps_weighted": "nps", "csat_mean": "csat", "ces_mean": "ces"}.get(metric, metric)
     for item in sorted(client.feedback.values(), key=lambda item: (item.at, item.feedback_id)):
+        if not between.holds(item.at):
+            continue
         if subject[0] == Kind.JOURNEY.value:
             if subject[1] not in client.on_journeys.get(item.interaction_id, ()):
                 continue
@@ -95,47 +111,55 @@ def _feedback(client: Client, subject: Subject, metric: str, aspect: str) -> Ite
         yield item.feedback_id
 
 
-def _cases(client: Client, subject: Subject, metric: str, _aspect: str) -> Iterator[str]:
-    for case in sorted(client.cases.values(), key=lambda case: (case.opened_at, case.case_id)):
-        if not _is(subject, dimensions.of_case(case).subjects):
+def _cases(asked: _Asked) -> Iterator[str]:
+    for case in sorted(asked.client.cases.values(), key=lambda case: (case.opened_at, case.case_id)):
+        if not asked.between.holds(case.opened_at) or not _is(asked.subject, dimensions.of_case(case).subjects):
             continue
-        if metric == "cases":
+        if asked.metric == "cases":
             yield case.opened_event
-        elif metric == "response_time" and case.acknowledged_at:
+        elif asked.metric == "response_time" and case.acknowledged_at:
             yield case.acknowledged_event
-        elif metric == "resolution_time" and case.resolved_at:
+        elif asked.metric == "resolution_time" and case.resolved_at:
             yield case.resolved_event
 
 
-def _completion(client: Client, subject: Subject, _metric: str, _aspect: str) -> Iterator[str]:
-    for journey in sorted(client.journeys.values(), key=lambda each: (each.ended_at, each.journey_id)):
-        if journey.state != "started" and _is(subject, dimensions.of_journey(journey).subjects):
+def _completion(asked: _Asked) -> Iterator[str]:
+    for journey in sorted(asked.client.journeys.values(), key=lambda each: (each.ended_at, each.journey_id)):
+        if (
+            journey.state != "started"
+            and asked.between.holds(journey.started_at)
+            and _is(asked.subject, dimensions.of_journey(journey).subjects)
+        ):
             yield journey.ended_event
 
 
-def _conversions(client: Client, subject: Subject, _metric: str, _aspect: str) -> Iterator[str]:
-    if subject == dimensions.ALL or subject[0] == Kind.CLIENT.value:
-        for conversion in client.conversions:
+def _conversions(asked: _Asked) -> Iterator[str]:
+    if asked.subject == dimensions.ALL or asked.subject[0] == Kind.CLIENT.value:
+        for conversion in asked.client.conversions:
+            if asked.between.holds(conversion.at):
+                yield conversion.interaction_id
+
+
+def _credits(asked: _Asked) -> Iterator[str]:
+    model = asked.metric.removeprefix("attribution_")
+    for conversion in asked.client.conversions:
+        parts = asked.client.shares(conversion).get(model)
+        if parts and asked.between.holds(conversion.at) and _is(asked.subject, tuple(credited(parts))):
             yield conversion.interaction_id
 
 
-def _credits(client: Client, subject: Subject, model: str) -> Iterator[str]:
-    for conversion in client.conversions:
-        parts = client.shares(conversion).get(model, ())
-        if parts and _is(subject, tuple(credited(parts))):
-            yield conversion.interaction_id
-
-
-def units(client: Client, subject: Subject, definition: MetricDefinition, last_of_case: WinnerOf) -> Iterator[Contact]:
-    """The contacts that a metric of one's own counts for the subject: its population, by time."""
+def units(
+    client: Client, subject: Subject, definition: MetricDefinition, last_of_case: WinnerOf, between: Interval
+) -> Iterator[Contact]:
+    """The contacts that a metric of one's own counts for the subject in the interval: its population, by time."""
     match definition.unit:
         case Unit.CONTACT:
-            candidates = [contact for contact in client.order if _counts_for(client, contact, subject)]
+            candidates = [each for each in contacts_in(client, between) if _counts_for(client, each, subject)]
         case Unit.CLIENT:
-            last = client.last_contact()
+            last = last_contact_in(client, between)
             candidates = [last] if last is not None else []
         case _:
-            own_last = {case_id: chain[-1] for case_id, chain in client.in_cases.items()}
+            own_last = case_ends_in(client, between)
             if subject[0] == Kind.CLIENT.value:
                 candidates = sorted(own_last.values())
             else:
@@ -146,7 +170,7 @@ def units(client: Client, subject: Subject, definition: MetricDefinition, last_o
             yield contact
 
 
-_NAMED: dict[str, Callable[[Client, Subject, str, str], Iterator[str]]] = {
+_NAMED: dict[str, Callable[[_Asked], Iterator[str]]] = {
     "volume": _volume,
     "measurement_coverage": _volume,
     "clients": _clients,

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from throughline.eventlog.v1 import eventlog_pb2 as _eventlog_pb2
 from throughline.ingestion.v1 import interaction_pb2 as _interaction_pb2
 from throughline.scoring.v1 import metrics_pb2 as _metrics_pb2
 import builtins as _builtins
@@ -511,6 +512,7 @@ class Score(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     SCORE_ID_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     subject_kind: Global___SubjectKind.ValueType
     subject: _builtins.str
     """e.g. the channel's name."""
@@ -539,6 +541,10 @@ class Score(_message.Message):
     def parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Of n: promoters, passives and detractors; successes; or what the formula names."""
 
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """The interval of event time that the figure is of; unset where it is of all time."""
+
     def __init__(
         self,
         *,
@@ -557,10 +563,11 @@ class Score(_message.Message):
         position: _builtins.int = ...,
         note: _builtins.str = ...,
         score_id: _builtins.str = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_value", b"_value", "high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_value", b"_value", "between", b"between", "high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_value", b"_value", "aspect", b"aspect", "formula", b"formula", "formula_version", b"formula_version", "high", b"high", "low", b"low", "metric", b"metric", "n", b"n", "note", b"note", "parts", b"parts", "position", b"position", "score_id", b"score_id", "subject", b"subject", "subject_kind", b"subject_kind", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "_low", b"_low", "_value", b"_value", "aspect", b"aspect", "between", b"between", "formula", b"formula", "formula_version", b"formula_version", "high", b"high", "low", b"low", "metric", b"metric", "n", b"n", "note", b"note", "parts", b"parts", "position", b"position", "score_id", b"score_id", "subject", b"subject", "subject_kind", b"subject_kind", "unit", b"unit", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
     _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from throughline.eventlog.v1 import eventlog_pb2 as _eventlog_pb2
 from throughline.scoring.v1 import events_pb2 as _events_pb2
 from throughline.scoring.v1 import metrics_pb2 as _metrics_pb2
 import builtins as _builtins
@@ -26,17 +27,27 @@ class GetScorecardRequest(_message.Message):
 
     SUBJECT_KIND_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     subject_kind: _events_pb2.SubjectKind.ValueType
     subject: _builtins.str
+    as_of: _builtins.int
+    """As this service knew it at that instant (recorded_at, microseconds); 0 means now."""
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Only what began in this interval; reads the facts of everyone where the subject is no client."""
+
     def __init__(
         self,
         *,
         subject_kind: _events_pb2.SubjectKind.ValueType = ...,
         subject: _builtins.str = ...,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "subject_kind", b"subject_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "subject", b"subject", "subject_kind", b"subject_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -48,7 +59,10 @@ class GetScorecardResponse(_message.Message):
 
     SCORES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that this answer stands on: ask as of it for the same answer."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Score]: ...
     def __init__(
@@ -56,10 +70,11 @@ class GetScorecardResponse(_message.Message):
         *,
         scores: _abc.Iterable[_events_pb2.Score] | None = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "position", b"position", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -72,12 +87,20 @@ class ListScorecardsRequest(_message.Message):
     SUBJECT_KIND_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     HEADLINE_METRIC_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     subject_kind: _events_pb2.SubjectKind.ValueType
     headline_metric: _builtins.str
     """Metric by which the worst is found: nps where empty."""
+    as_of: _builtins.int
+    """As this service knew it at that instant (recorded_at, microseconds); 0 means now."""
     @_builtins.property
     def metrics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Metrics wanted; empty means all built-in ones."""
+
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Only what began in this interval; reads the facts of everyone."""
 
     def __init__(
         self,
@@ -85,10 +108,12 @@ class ListScorecardsRequest(_message.Message):
         subject_kind: _events_pb2.SubjectKind.ValueType = ...,
         metrics: _abc.Iterable[_builtins.str] | None = ...,
         headline_metric: _builtins.str = ...,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headline_metric", b"headline_metric", "metrics", b"metrics", "subject_kind", b"subject_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "headline_metric", b"headline_metric", "metrics", b"metrics", "subject_kind", b"subject_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -151,7 +176,10 @@ class ListScorecardsResponse(_message.Message):
     SCORECARDS_FIELD_NUMBER: _builtins.int
     HEADLINE_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that this answer stands on: ask as of it for the same answer."""
     @_builtins.property
     def scorecards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scorecard]: ...
     @_builtins.property
@@ -164,10 +192,11 @@ class ListScorecardsResponse(_message.Message):
         scorecards: _abc.Iterable[Global___Scorecard] | None = ...,
         headline: Global___Headline | None = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["headline", b"headline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headline", b"headline", "position", b"position", "scorecards", b"scorecards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "headline", b"headline", "position", b"position", "scorecards", b"scorecards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,19 +318,29 @@ class GetAttributionRequest(_message.Message):
 
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """Empty: over all clients."""
     model: _builtins.str
     """first, last, linear, time_decay; empty means all."""
+    as_of: _builtins.int
+    """As this service knew it at that instant (recorded_at, microseconds); 0 means now."""
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Only conversions in this interval, whenever the touches were that earn their credit."""
+
     def __init__(
         self,
         *,
         client_id: _builtins.str = ...,
         model: _builtins.str = ...,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "client_id", b"client_id", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -352,10 +391,13 @@ class GetAttributionResponse(_message.Message):
     CONVERSIONS_TOTAL_FIELD_NUMBER: _builtins.int
     UNATTRIBUTED_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     conversions_total: _builtins.int
     unattributed: _builtins.int
     """Conversions with no touch before them."""
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that this answer stands on: ask as of it for the same answer."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributionRow]: ...
     @_builtins.property
@@ -370,10 +412,11 @@ class GetAttributionResponse(_message.Message):
         conversions_total: _builtins.int = ...,
         unattributed: _builtins.int = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversions", b"conversions", "conversions_total", b"conversions_total", "position", b"position", "rows", b"rows", "unattributed", b"unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "conversions", b"conversions", "conversions_total", b"conversions_total", "position", b"position", "rows", b"rows", "unattributed", b"unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

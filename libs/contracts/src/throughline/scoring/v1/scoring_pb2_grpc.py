@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class ScoringServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """A figure can be asked for as of an instant (what did we know then?) and for an interval of event time (what happened in it?),
+    alone and together. In an interval each unit counts in which it began: a contact, an answer and a conversion when they
+    happened, a case when it was opened, a journey when it was started, each with all that is known of it. Whoever asks again
+    as of an answer's `as_of` gets the same figures, whatever came later.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,7 +76,11 @@ class ScoringServiceStub:
 
 
 class ScoringServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """A figure can be asked for as of an instant (what did we know then?) and for an interval of event time (what happened in it?),
+    alone and together. In an interval each unit counts in which it began: a contact, an answer and a conversion when they
+    happened, a case when it was opened, a journey when it was started, each with all that is known of it. Whoever asks again
+    as of an answer's `as_of` gets the same figures, whatever came later.
+    """
 
     def GetScorecard(self, request, context):
         """All figures of one channel, touchpoint, journey, department, client or of everything.
@@ -168,7 +176,11 @@ def add_ScoringServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ScoringService:
-    """Missing associated documentation comment in .proto file."""
+    """A figure can be asked for as of an instant (what did we know then?) and for an interval of event time (what happened in it?),
+    alone and together. In an interval each unit counts in which it began: a contact, an answer and a conversion when they
+    happened, a case when it was opened, a journey when it was started, each with all that is known of it. Whoever asks again
+    as of an answer's `as_of` gets the same figures, whatever came later.
+    """
 
     @staticmethod
     def GetScorecard(request,

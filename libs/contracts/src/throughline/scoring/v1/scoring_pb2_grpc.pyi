@@ -13,6 +13,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ScoringServiceStub:
+    """A figure can be asked for as of an instant (what did we know then?) and for an interval of event time (what happened in it?),
+    alone and together. In an interval each unit counts in which it began: a contact, an answer and a conversion when they
+    happened, a case when it was opened, a journey when it was started, each with all that is known of it. Whoever asks again
+    as of an answer's `as_of` gets the same figures, whatever came later.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetScorecard: _aio.UnaryUnaryMultiCallable[_scoring_pb2.GetScorecardRequest, _scoring_pb2.GetScorecardResponse]
     """All figures of one channel, touchpoint, journey, department, client or of everything."""
@@ -28,6 +34,12 @@ class ScoringServiceStub:
     ListMetrics: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ListMetricsRequest, _scoring_pb2.ListMetricsResponse]
 
 class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
+    """A figure can be asked for as of an instant (what did we know then?) and for an interval of event time (what happened in it?),
+    alone and together. In an interval each unit counts in which it began: a contact, an answer and a conversion when they
+    happened, a case when it was opened, a journey when it was started, each with all that is known of it. Whoever asks again
+    as of an answer's `as_of` gets the same figures, whatever came later.
+    """
+
     @_abc_1.abstractmethod
     def GetScorecard(
         self,
