@@ -321,10 +321,22 @@ async def test_the_forgotten_are_proved_too(case: Case) -> None:
         identity_pb2.ForgetClientRequest(client_id=case.client_id, reason="asked for it", decided_by="test")
     )
     await case.line.settled()
-    after = case.folder / "after.zip"
-    made = await run(
-        "audit", "client", case.client_id, "--to", after, "--since", case.pack, "--data", case.line.suite.folder
+    data = ("--data", case.line.suite.folder)
+    certificate = case.folder / "certificate"
+    made = await run("audit", "certificate", case.client_id, "--to", certificate, *data)
+    assert made.exit_code == 0, made.output
+    checked = await run("verify", certificate, "--key", case.keys_file)
+    assert (checked.exit_code, f"client {case.client_id} was forgotten" in checked.output) == (0, True)
+    certificate.write_text(certificate.read_text().replace("asked for it", "asked for us"))
+    checked = await run("verify", certificate, "--key", case.keys_file)
+    assert (checked.exit_code, "BROKEN" in checked.output) == (4, True)
+    someone = await case.line.identity.ResolveClient(
+        identity_pb2.ResolveClientRequest(identifiers=[identifier("email", "p4@post.eu")])
     )
+    refused = await run("audit", "certificate", someone.client_id, "--to", case.folder / "none", *data)
+    assert (refused.exit_code, "was not forgotten" in refused.output) == (1, True)
+    after = case.folder / "after.zip"
+    made = await run("audit", "client", case.client_id, "--to", after, "--since", case.pack, *data)
     assert made.exit_code == 0, made.output
     keys = read_keys(case.keys_file.read_text())
     assert verify_pack(case.pack.read_bytes(), keys).holds

@@ -36,7 +36,7 @@ from throughline_client.commands.showing import plain, print_json, when
 from throughline_client.endpoints import SERVICES
 from throughline_eventlog import wall_clock
 from throughline_proof import NoteInvalidError
-from throughline_proof.verifier import PackInvalidError, notes_in, read_keys, verify_pack
+from throughline_proof.verifier import PackInvalidError, notes_in, read_keys, verify_certificate, verify_pack
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -166,6 +166,8 @@ async def score_pack(client: Throughline, *, score_id: str, file: Path, since: t
     async with _Making(client, since, file) as making:
         explained = await client.scoring.explain(score_id)
         score = explained.score
+        if score.HasField("between"):
+            raise Failure("the verifier recomputes scores of all time: give the id of one that names no interval", 1)
         part = await making.gatherer.of_score(score, own_metric=explained.HasField("definition"))
         told = {
             "score": score_told(score),
@@ -189,13 +191,28 @@ def _said(score: events_pb2.Score) -> str:
     return f"{score.value!r} {score.unit}{interval}, n {score.n}"
 
 
+@audit.command("certificate")
+@click.argument("client_id")
+@click.option("--to", "file", type=_FILE, required=True, help="The file to write.")
+@connected
+async def certificate(client: Throughline, *, client_id: str, file: Path) -> None:
+    """The signed certificate that a client was forgotten, and that none of their sealing keys is left.
+
+    \b
+    Example:
+      throughline audit certificate 5f0c... --to CERTIFICATE
+    """
+    _write(file, (await client.identity.certificate(client_id)).encode())
+    click.echo(file)
+
+
 @click.command()
 @click.argument("pack", type=_EXISTING)
 @click.option("--key", type=_EXISTING, required=True, help="The verifier keys that you trust, one a line.")
 @click.option("--earlier", type=_EXISTING, multiple=True, help="A checkpoint note or pack that you hold from before.")
 @output_option
 def verify(pack: Path, *, key: Path, earlier: tuple[Path, ...], output: str) -> None:
-    """Verify an evidence pack, offline: signatures, inclusion, consistency, completeness.
+    """Verify an evidence pack, offline: signatures, inclusion, consistency, completeness; or a forgetting certificate.
 
     Everything that does not hold is named. The keys are those that the installation gave you, not those in the pack.
 
@@ -210,7 +227,8 @@ def verify(pack: Path, *, key: Path, earlier: tuple[Path, ...], output: str) -> 
     try:
         keys = read_keys(key.read_text(encoding="utf-8"))
         held = [note for each in earlier for note in notes_in(each.read_bytes())]
-        report = verify_pack(pack.read_bytes(), keys, held)
+        raw = pack.read_bytes()
+        report = verify_pack(raw, keys, held) if raw.startswith(b"PK") else verify_certificate(raw.decode(), keys)
     except PackInvalidError as error:
         raise Failure(f"{pack}: {error}", DIFFERENCE) from error
     except (OSError, ValueError) as error:

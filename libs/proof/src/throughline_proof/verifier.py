@@ -360,6 +360,7 @@ def _hash(name: str, text: str) -> bytes:
 
 FORMAT: Final = "throughline-evidence/1"
 PACK_HEADER: Final = "throughline evidence pack v1"
+CERTIFICATE_HEADER: Final = "throughline forgetting certificate v1"
 MANIFEST: Final = "manifest.json"
 MANIFEST_NOTE: Final = "manifest.note"
 _MOST_BYTES: Final = 4 << 30
@@ -419,6 +420,34 @@ def verify_pack(raw: bytes, keys: Sequence[PublicKey], earlier: Sequence[str] = 
     shown = {service: _LogVerifier(service, manifest, files, keys, report).verify(earlier) for service in manifest.logs}
     if manifest.kind == "score":
         _verify_score(files, shown.get("scoring", []), report)
+    return report
+
+
+def verify_certificate(note: str, keys: Sequence[PublicKey]) -> Report:
+    """Verifies the certificate that somebody was forgotten, against keys that are trusted.
+
+    Raises: PackInvalidError where it is none.
+    """
+    try:
+        text, signers = open_note(note, keys)
+    except NoteInvalidError as error:
+        return Report([], [f"certificate: {error}"])
+    header, _, said_text = text.partition("\n")
+    if header != CERTIFICATE_HEADER:
+        raise PackInvalidError(f"is a note that begins with {header[:60]!r}: neither a pack nor a certificate")
+    said: Any = json.loads(said_text)
+    report = Report([], [])
+    if said["origin"].partition("/")[0] != signers[0].name:
+        report.broken.append(f"certificate: is of {said['origin']}, and signed by {signers[0].name}")
+        return report
+    for each in said["forgettings"]:
+        report.proved.append(
+            f"client {each['client_id']} was forgotten at {_when(each['at'])}, decided by {each['decided_by']}: "
+            f"event {each['event_id']} at position {each['position']} of {said['origin']}"
+        )
+    report.proved.append(
+        f"{said['keys_destroyed']} sealing keys are destroyed, none is left; signed by {signers[0].name}"
+    )
     return report
 
 
@@ -660,7 +689,7 @@ def notes_in(raw: bytes) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`verify.py PACK --key FILE`: exit code 0 where everything holds, 4 where something does not, 2 for bad input."""
+    """`verify.py PACK --key FILE`, or a certificate for a pack. Exit code 0: all holds; 4: not all; 2: bad input."""
     parser = argparse.ArgumentParser(description="Verifies an evidence pack of Throughline, offline.")
     parser.add_argument("pack", type=Path)
     parser.add_argument("--key", type=Path, required=True, help="verifier keys that you trust, one a line")
@@ -669,7 +698,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         keys = read_keys(given.key.read_text(encoding="utf-8"))
         earlier = [note for file in given.earlier for note in notes_in(file.read_bytes())]
-        report = verify_pack(given.pack.read_bytes(), keys, earlier)
+        raw = given.pack.read_bytes()
+        report = verify_pack(raw, keys, earlier) if raw.startswith(b"PK") else verify_certificate(raw.decode(), keys)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{given.pack}: {error}\n")
         return 2

@@ -76,7 +76,8 @@ class Proofs:
     ) -> None:
         self.store = open_proofs(kept, log.clock)
         self._seconds = settings.checkpoint_seconds
-        self._notary = Notary(log, self.store, settings.keys, f"{settings.keys.installation}/{log.service}/{partition}")
+        self.origin = f"{settings.keys.installation}/{log.service}/{partition}"
+        self._notary = Notary(log, self.store, settings.keys, self.origin)
         self._relay = Relay(
             self.store, connection, self.store.service, partition, prefix=bus.prefix, replicas=bus.replicas
         )
@@ -99,6 +100,10 @@ class Proofs:
             Background("proofs", self.run, self.health, needed_to_serve=False),
             Background("proofs relay", self._relay.run, self._relay.health, needed_to_serve=False),
         )
+
+    def sign(self, text: str) -> str:
+        """The note of a text, in the installation's name. Raises: NoteInvalidError for a text that no note can have."""
+        return self._notary.keys.sign(text)
 
     async def run(self) -> None:
         """Makes a checkpoint whenever the log grew, at most one every `checkpoint_seconds`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -13,10 +15,13 @@ from identity.application.commands import Decisions
 from identity.application.forgetting import Forgetting
 from identity.application.records import IDENTITY_TABLES
 from identity.application.rulebook import InstallRules, Rulebook
+from identity.entrypoints import responses
 from identity.entrypoints.servicer import IdentityServicer, hosted
 from identity.entrypoints.sweeper import Sweeper
 from identity.settings import SERVICE, UPSTREAM, Settings
+from throughline.identity.v1 import events_pb2
 from throughline_eventlog import Clock, Connection, Consumer, Relay, Store, Writer, open_store, wall_clock
+from throughline_kernel import Recorded
 from throughline_privacy import (
     ForgottenListError,
     PrivacySettingsError,
@@ -24,6 +29,7 @@ from throughline_privacy import (
     open_forgotten_list,
     open_vault,
 )
+from throughline_proof.verifier import CERTIFICATE_HEADER
 from throughline_rpc import (
     Background,
     EventLogServicer,
@@ -98,7 +104,14 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> Identity:
     keys = VaultKeys(vault, hasher, open_forgotten_list(place) if place else None)
     forgetting = Forgetting(store, writer, decisions, keys, clock)
     sweeper = Sweeper(forgetting, settings.sweep_seconds)
-    servicer = IdentityServicer(store, writer, rulebook, hasher.hash, decisions=decisions, forgetting=forgetting)
+
+    def certify(client_id: str, events: Sequence[tuple[Recorded, events_pb2.ClientForgotten]]) -> str:
+        said = responses.certificate(proofs.origin, client_id, events)
+        return proofs.sign(f"{CERTIFICATE_HEADER}\n{json.dumps(said, separators=(',', ':'), sort_keys=True)}\n")
+
+    servicer = IdentityServicer(
+        store, writer, rulebook, hasher.hash, decisions=decisions, forgetting=forgetting, certify=certify
+    )
     host = ServiceHost(
         settings.host,
         [hosted(servicer), hosted_event_log(log_service), proofs.hosted],

@@ -106,6 +106,11 @@ class IdentityClient:
 
         return pages(fetch)
 
+    async def certificate(self, client_id: str) -> str:
+        """The signed note that a client was forgotten, and none of their keys is left."""
+        request = identity_pb2.GetForgettingCertificateRequest(client_id=client_id)
+        return (await call(self.stub.GetForgettingCertificate, request)).certificate
+
     async def rules(self) -> rules_pb2.RuleSet:
         """The rules by which identity decides now."""
         return (await call(self.stub.GetRules, identity_pb2.GetRulesRequest())).rules

@@ -16,8 +16,10 @@ from identity.application.commands import (
     ForgottenAgain,
 )
 from identity.application.queries import Queries
-from identity.domain.refusals import ClientForgottenError
+from identity.domain.refusals import ClientForgottenError, ClientNotForgottenError
+from throughline.identity.v1 import events_pb2
 from throughline_eventlog import Clock, Reader, Store, Writer
+from throughline_kernel import Recorded
 from throughline_privacy import ForgottenClient
 
 R = TypeVar("R")
@@ -74,6 +76,18 @@ class Forgetting:
         if not outcome.due_at and not outcome.dry_run:
             await self._finish([outcome.extent.client_id])
         return decision, outcome
+
+    async def certify(self, client_id: bytes) -> list[tuple[Recorded, events_pb2.ClientForgotten]]:
+        """The events by which a client was forgotten; on return none of the keys is left.
+
+        Raises: ClientNotForgottenError, UnavailableError.
+        """
+        found = await self._read(lambda reader: Queries(reader).forgettings_of(client_id))
+        if not found:
+            raise ClientNotForgottenError(client_id.hex())
+        personas = {persona_id for _, message in found for persona_id in message.persona_ids}
+        await asyncio.to_thread(self._keys.destroy_remaining, personas)
+        return found
 
     async def sweep(self) -> int:
         """Forgets whose time has come; answers how many forgettings were looked at, at most SWEEP."""

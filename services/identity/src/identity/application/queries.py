@@ -211,6 +211,11 @@ class Queries:
         gone = {client_id} if row is None or not row.parent else {client_id, row.parent}
         return [persona for persona, client in self._reader.scan(records.FORGOTTEN) if client in gone]
 
+    def forgettings_of(self, client_id: bytes) -> list[tuple[Recorded, pb.ClientForgotten]]:
+        """The events by which a client, or the one that an alias belonged to, was forgotten, oldest first."""
+        row = self._clients.get(client_id)
+        return self._forgotten_events({client_id} if row is None or not row.parent else {client_id, row.parent})
+
     def forgotten_personas(self) -> set[bytes]:
         """Every persona that was forgotten."""
         return {persona_id for persona_id, _ in self._reader.scan(records.FORGOTTEN)}

@@ -101,6 +101,17 @@ class RulesChangedError(ConflictError):
         )
 
 
+class ClientNotForgottenError(PreconditionError):
+    """There is nothing to certify."""
+
+    def __init__(self, client_id: str) -> None:
+        super().__init__(
+            "CLIENT_NOT_FORGOTTEN",
+            f"client {client_id} was not forgotten here: forget it first, or give the id that it had then",
+            {"client_id": client_id},
+        )
+
+
 def required(field: str) -> InvalidError:
     """The field must be given."""
     return InvalidError.of(Violation(field, "must be given", f"give {field}", "FIELD_REQUIRED"))

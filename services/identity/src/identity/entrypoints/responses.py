@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from identity.application import messages
 from identity.application.commands import Decision, Forgotten
@@ -92,6 +93,29 @@ def done(events: Iterable[tuple[Recorded, events_pb2.ClientForgotten]]) -> list[
         )
         for event, message in events
     ]
+
+
+def certificate(
+    origin: str, client_id: str, events: Sequence[tuple[Recorded, events_pb2.ClientForgotten]]
+) -> dict[str, Any]:
+    """What is signed of a client who was forgotten."""
+    return {
+        "origin": origin,
+        "client_id": client_id,
+        "forgettings": [
+            {
+                "client_id": message.client_id,
+                "alias_ids": list(message.alias_ids),
+                "reason": message.reason,
+                "decided_by": message.decided_by,
+                "at": event.recorded_at,
+                "event_id": event.event_id.hex(),
+                "position": event.position,
+            }
+            for event, message in events
+        ],
+        "keys_destroyed": len({persona_id for _, message in events for persona_id in message.persona_ids}),
+    }
 
 
 def explanation(explained: Explanation) -> pb.ExplainLinkResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc.aio
@@ -26,13 +26,15 @@ from identity.application.rulebook import HashIdentifier, Rulebook
 from identity.domain.refusals import invalid
 from identity.entrypoints import requests, responses
 from identity.entrypoints.tokens import order_token, read_order_token
+from throughline.identity.v1 import events_pb2, identity_pb2_grpc
 from throughline.identity.v1 import identity_pb2 as pb
-from throughline.identity.v1 import identity_pb2_grpc
 from throughline_eventlog import Reader, Store, Writer
+from throughline_kernel import Recorded
 from throughline_rpc import Hosted
 from throughline_telemetry import current_traceparent
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Certify: TypeAlias = Callable[[str, Sequence[tuple[Recorded, events_pb2.ClientForgotten]]], str]
 R = TypeVar("R")
 O = TypeVar("O", bound=Outcome)  # noqa: E741 -- an outcome
 
@@ -58,6 +60,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         *,
         decisions: Decisions,
         forgetting: Forgetting,
+        certify: Certify,
     ) -> None:
         self._store = store
         self._writer = writer
@@ -65,6 +68,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         self._hash = hash_identifier
         self._decisions = decisions
         self._forgetting = forgetting
+        self._certify = certify
 
     async def ResolveClient(  # noqa: N802 -- named by the contract
         self, request: pb.ResolveClientRequest, context: Context
@@ -206,6 +210,13 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         more = len(found) > size
         found = found[:size]
         return pb.ListForgettingsResponse(forgettings=found, next_page_token=found[-1].client_id if more else "")
+
+    async def GetForgettingCertificate(  # noqa: N802 -- named by the contract
+        self, request: pb.GetForgettingCertificateRequest, context: Context
+    ) -> pb.GetForgettingCertificateResponse:
+        """The signed word that a client was forgotten."""
+        events = await self._forgetting.certify(requests.hex_bytes("client_id", request.client_id))
+        return pb.GetForgettingCertificateResponse(certificate=self._certify(request.client_id, events))
 
     async def GetRules(  # noqa: N802 -- named by the contract
         self, request: pb.GetRulesRequest, context: Context

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*throughline/identity/v1/error_reason.proto\x12\x17throughline.identity.v1*\xa2\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_FIELD_INVALID\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_FIELD_REQUIRED\x10\x02\x12!\n\x1d\x45RROR_REASON_CLIENT_NOT_FOUND\x10\x03\x12!\n\x1d\x45RROR_REASON_CLIENT_FORGOTTEN\x10\x04\x12#\n\x1f\x45RROR_REASON_ALREADY_ONE_CLIENT\x10\x05\x12 \n\x1c\x45RROR_REASON_MERGE_NOT_FOUND\x10\x06\x12%\n!ERROR_REASON_MERGE_ALREADY_UNDONE\x10\x07\x12&\n\"ERROR_REASON_INTERACTION_NOT_FOUND\x10\x08\x12\"\n\x1e\x45RROR_REASON_CONCURRENT_CHANGE\x10\t\x12 \n\x1c\x45RROR_REASON_LOG_UNAVAILABLE\x10\n\x12\x1e\n\x1a\x45RROR_REASON_RULES_INVALID\x10\x0b\x12$\n ERROR_REASON_IDENTIFIERS_UNKNOWN\x10\x0c\x12%\n!ERROR_REASON_FORGETTING_SCHEDULED\x10\r\x12%\n!ERROR_REASON_FORGETTING_NOT_FOUND\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*throughline/identity/v1/error_reason.proto\x12\x17throughline.identity.v1*\xc9\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_FIELD_INVALID\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_FIELD_REQUIRED\x10\x02\x12!\n\x1d\x45RROR_REASON_CLIENT_NOT_FOUND\x10\x03\x12!\n\x1d\x45RROR_REASON_CLIENT_FORGOTTEN\x10\x04\x12#\n\x1f\x45RROR_REASON_ALREADY_ONE_CLIENT\x10\x05\x12 \n\x1c\x45RROR_REASON_MERGE_NOT_FOUND\x10\x06\x12%\n!ERROR_REASON_MERGE_ALREADY_UNDONE\x10\x07\x12&\n\"ERROR_REASON_INTERACTION_NOT_FOUND\x10\x08\x12\"\n\x1e\x45RROR_REASON_CONCURRENT_CHANGE\x10\t\x12 \n\x1c\x45RROR_REASON_LOG_UNAVAILABLE\x10\n\x12\x1e\n\x1a\x45RROR_REASON_RULES_INVALID\x10\x0b\x12$\n ERROR_REASON_IDENTIFIERS_UNKNOWN\x10\x0c\x12%\n!ERROR_REASON_FORGETTING_SCHEDULED\x10\r\x12%\n!ERROR_REASON_FORGETTING_NOT_FOUND\x10\x0e\x12%\n!ERROR_REASON_CLIENT_NOT_FORGOTTEN\x10\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.identity.v1.err
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=72
-  _globals['_ERRORREASON']._serialized_end=618
+  _globals['_ERRORREASON']._serialized_end=657
 # @@protoc_insertion_point(module_scope)

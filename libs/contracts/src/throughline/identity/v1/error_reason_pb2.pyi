@@ -51,6 +51,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The client is to be forgotten already. Example: {"client_id": "9f...", "due_at": "1700000000000000"}"""
     ERROR_REASON_FORGETTING_NOT_FOUND: _ErrorReason.ValueType  # 14
     """Nothing is scheduled that could be cancelled. Example: {"client_id": "9f..."}"""
+    ERROR_REASON_CLIENT_NOT_FORGOTTEN: _ErrorReason.ValueType  # 15
+    """The client is not forgotten: there is nothing to certify. Example: {"client_id": "9f..."}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons under domain `throughline.identity` in google.rpc.ErrorInfo, where the prefix `ERROR_REASON_` is left off."""
@@ -84,4 +86,6 @@ ERROR_REASON_FORGETTING_SCHEDULED: ErrorReason.ValueType  # 13
 """The client is to be forgotten already. Example: {"client_id": "9f...", "due_at": "1700000000000000"}"""
 ERROR_REASON_FORGETTING_NOT_FOUND: ErrorReason.ValueType  # 14
 """Nothing is scheduled that could be cancelled. Example: {"client_id": "9f..."}"""
+ERROR_REASON_CLIENT_NOT_FORGOTTEN: ErrorReason.ValueType  # 15
+"""The client is not forgotten: there is nothing to certify. Example: {"client_id": "9f..."}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -823,6 +823,48 @@ class Forgetting(_message.Message):
 Global___Forgetting: _TypeAlias = Forgetting  # noqa: Y015
 
 @_typing.final
+class GetForgettingCertificateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client's id, or an alias."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetForgettingCertificateRequest: _TypeAlias = GetForgettingCertificateRequest  # noqa: Y015
+
+@_typing.final
+class GetForgettingCertificateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.str
+    """A C2SP signed note whose text is two lines: `throughline forgetting certificate v1`, and a JSON object with the log's
+    origin, the client, when and why (one entry for each ClientForgotten event), and the number of keys destroyed.
+    """
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetForgettingCertificateResponse: _TypeAlias = GetForgettingCertificateResponse  # noqa: Y015
+
+@_typing.final
 class ListForgettingsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

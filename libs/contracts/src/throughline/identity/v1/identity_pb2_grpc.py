@@ -89,6 +89,11 @@ class IdentityServiceStub:
                 request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsRequest.SerializeToString,
                 response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsResponse.FromString,
                 _registered_method=True)
+        self.GetForgettingCertificate = channel.unary_unary(
+                '/throughline.identity.v1.IdentityService/GetForgettingCertificate',
+                request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetForgettingCertificateRequest.SerializeToString,
+                response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetForgettingCertificateResponse.FromString,
+                _registered_method=True)
         self.GetRules = channel.unary_unary(
                 '/throughline.identity.v1.IdentityService/GetRules',
                 request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetRulesRequest.SerializeToString,
@@ -180,6 +185,13 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetForgettingCertificate(self, request, context):
+        """The signed word of the installation that a client was forgotten, and that none of their keys is left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRules(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -250,6 +262,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.ListForgettings,
                     request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsRequest.FromString,
                     response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsResponse.SerializeToString,
+            ),
+            'GetForgettingCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetForgettingCertificate,
+                    request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetForgettingCertificateRequest.FromString,
+                    response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetForgettingCertificateResponse.SerializeToString,
             ),
             'GetRules': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRules,
@@ -559,6 +576,33 @@ class IdentityService:
             '/throughline.identity.v1.IdentityService/ListForgettings',
             throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsRequest.SerializeToString,
             throughline_dot_identity_dot_v1_dot_identity__pb2.ListForgettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetForgettingCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.identity.v1.IdentityService/GetForgettingCertificate',
+            throughline_dot_identity_dot_v1_dot_identity__pb2.GetForgettingCertificateRequest.SerializeToString,
+            throughline_dot_identity_dot_v1_dot_identity__pb2.GetForgettingCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class IdentityServiceStub:
     """Takes back a forgetting whose grace time is not over."""
     ListForgettings: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListForgettingsRequest, _identity_pb2.ListForgettingsResponse]
     """Forgettings that wait for their time, or those that are done."""
+    GetForgettingCertificate: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetForgettingCertificateRequest, _identity_pb2.GetForgettingCertificateResponse]
+    """The signed word of the installation that a client was forgotten, and that none of their keys is left."""
     GetRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetRulesRequest, _identity_pb2.GetRulesResponse]
     PublishRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.PublishRulesRequest, _identity_pb2.PublishRulesResponse]
     """Publishes new rules; all history is decided again under them."""
@@ -126,6 +128,14 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_identity_pb2.ListForgettingsRequest, _abc.Awaitable[_identity_pb2.ListForgettingsResponse]],
     ) -> _abc.Awaitable[_identity_pb2.ListForgettingsResponse]:
         """Forgettings that wait for their time, or those that are done."""
+
+    @_abc_1.abstractmethod
+    def GetForgettingCertificate(
+        self,
+        request: _identity_pb2.GetForgettingCertificateRequest,
+        context: _aio.ServicerContext[_identity_pb2.GetForgettingCertificateRequest, _abc.Awaitable[_identity_pb2.GetForgettingCertificateResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.GetForgettingCertificateResponse]:
+        """The signed word of the installation that a client was forgotten, and that none of their keys is left."""
 
     @_abc_1.abstractmethod
     def GetRules(
