@@ -277,8 +277,32 @@ async def test_a_scores_pack_recomputes_it_to_the_last_digit(case: Case) -> None
             report = verify_pack(pack.read_bytes(), keys)
             assert report.holds, report.broken
             assert any(f"{metric} of" in each and "to the last digit" in each for each in report.proved)
-    told_alone = await standing_alone(case, case.folder / "all-volume.zip")
+    contacts = lines(unpack((case.folder / "all-volume.zip").read_bytes()), "logs/scoring/events.ndjson")
+    times = sorted(
+        events_pb2.ContactNoted.FromString(
+            Envelope.FromString(b64decode(each["envelope"])).payload
+        ).interaction.occurred_at
+        for each in contacts
+        if each["type"].endswith(".ContactNoted")
+    )
+    between = eventlog_pb2.Interval(start=times[len(times) // 4], end=times[3 * len(times) // 4])
+    everything = scoring_pb2.GetScorecardRequest(subject_kind=events_pb2.SUBJECT_KIND_ALL, between=between)
+    card = await case.line.scoring.GetScorecard(everything)
+    volume = next(score for score in card.scores if score.metric == "volume")
+    assert 0 < volume.n < len(times)
+    made = await run("audit", "score", volume.score_id, "--to", case.folder / "interval.zip", *data)
+    assert made.exit_code == 0, made.output
+    report = case.verify(unpack((case.folder / "interval.zip").read_bytes()))
+    assert report.holds, report.broken
+    assert any("volume of everything from " in each and "to the last digit" in each for each in report.proved)
+    told_alone = await standing_alone(case, case.folder / "interval.zip")
     assert (told_alone.returncode, "to the last digit" in told_alone.stdout) == (0, True), told_alone.stdout
+
+    files = unpack((case.folder / "interval.zip").read_bytes())
+    said = json.loads(files["score.json"])
+    assert (said["score"]["begins"], said["score"]["ends"]) == (between.start, between.end)
+    always = json.dumps({**said, "score": {**said["score"], "begins": 0, "ends": 0}}).encode()
+    assert any("n is told as" in each for each in case.verify({**files, "score.json": always}).broken)
 
     files = unpack((case.folder / "channel-value.zip").read_bytes())
     said = json.loads(files["score.json"])

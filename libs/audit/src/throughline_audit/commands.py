@@ -32,7 +32,7 @@ from throughline_client.commands.running import (
     output_option,
     tell,
 )
-from throughline_client.commands.showing import plain, print_json, when
+from throughline_client.commands.showing import exactly, plain, print_json, when
 from throughline_client.endpoints import SERVICES
 from throughline_eventlog import wall_clock
 from throughline_proof import NoteInvalidError
@@ -166,8 +166,6 @@ async def score_pack(client: Throughline, *, score_id: str, file: Path, since: t
     async with _Making(client, since, file) as making:
         explained = await client.scoring.explain(score_id)
         score = explained.score
-        if score.HasField("between"):
-            raise Failure("the verifier recomputes scores of all time: give the id of one that names no interval", 1)
         part = await making.gatherer.of_score(score, own_metric=explained.HasField("definition"))
         told = {
             "score": score_told(score),
@@ -179,7 +177,11 @@ async def score_pack(client: Throughline, *, score_id: str, file: Path, since: t
             Asked("score", {"score_id": score_id}, wall_clock()),
             {"scoring": part},
             title=f"{score.metric} of {score.subject or 'everything'}",
-            facts={"score": _said(score), "formula": f"{explained.formula.formula}, version {score.formula_version}"},
+            facts={
+                "score": _said(score),
+                "between": _between(score),
+                "formula": f"{explained.formula.formula}, version {score.formula_version}",
+            },
             more={"score.json": orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)},
         )
 
@@ -189,6 +191,12 @@ def _said(score: events_pb2.Score) -> str:
         return score.note
     interval = f", 95% {score.low!r} to {score.high!r}" if score.HasField("low") else ""
     return f"{score.value!r} {score.unit}{interval}, n {score.n}"
+
+
+def _between(score: events_pb2.Score) -> str:
+    if not score.HasField("between"):
+        return ""
+    return " and ".join(exactly(at) if at else "(open)" for at in (score.between.start, score.between.end))
 
 
 @audit.command("certificate")

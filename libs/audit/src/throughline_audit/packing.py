@@ -97,9 +97,10 @@ class Pack:
 
 def score_told(score: events_pb2.Score) -> dict[str, Any]:
     """A score as the verifier takes it."""
-    told: dict[str, Any] = {name: getattr(score, name) for name in ScoreTold._fields}
+    interval = {"begins": score.between.start, "ends": score.between.end}
+    told: dict[str, Any] = {name: getattr(score, name) for name in ScoreTold._fields if name not in interval}
     told["parts"] = dict(score.parts)
-    return told | {name: None for name in ("value", "low", "high") if not score.HasField(name)}
+    return told | interval | {name: None for name in ("value", "low", "high") if not score.HasField(name)}
 
 
 def shown(proof: proof_pb2.InclusionProof, cut: int) -> bool:

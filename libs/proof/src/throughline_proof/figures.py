@@ -13,6 +13,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -30,7 +31,11 @@ class Fact(NamedTuple):
 
 
 class ScoreTold(NamedTuple):
-    """A score as it was told: the fields of `throughline.scoring.v1.Score`; None where value, low or high is unset."""
+    """A score as it was told: the fields of `throughline.scoring.v1.Score`; None where value, low or high is unset.
+
+    `begins`, `ends`: the interval of event time that it is of, from the first on and before the second, in microseconds
+    since epoch; 0 leaves that side open, both 0 are all event time.
+    """
 
     subject_kind: int
     subject: str
@@ -46,6 +51,18 @@ class ScoreTold(NamedTuple):
     parts: dict[str, int]
     unit: str
     note: str
+    begins: int = 0
+    ends: int = 0
+
+    @property
+    def whose(self) -> str:
+        """The subject, and the interval where there is one: everything from 2026-04-01 00:00:00+00:00 on."""
+        if self.subject_kind == _ALL:
+            subject = "everything"
+        else:
+            subject = f"{_KINDS.get(self.subject_kind, '?')} {self.subject!r}"
+        since = f" from {_instant(self.begins)} on" if self.begins else ""
+        return f"{subject}{since}{f' before {_instant(self.ends)}' if self.ends else ''}"
 
 
 def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -> list[str]:
@@ -56,13 +73,16 @@ def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -
     events, any other score those of every client: `staff` of volume, `open` of completion_rate and metrics over cases
     also depend on clients that the evidence does not name. Client events behind `told.position` are passed over.
 
+    For an interval each unit counts in which it began, with all that is known of it: a contact, an answer and a
+    conversion when they happened, a case when it was opened, a journey when it was started. A client, and a case of a
+    metric of one's own, counts by its last contact in the interval.
+
     Below the minimum n a score has no value: then n, the note and the evidence are compared. Where clients were
     forgotten since, their evidence is kept back: without their events the first sentence says that the figure cannot
     be recomputed, and only the evidence is compared.
     Raises: ValueError where an event's bytes are no message of its type.
     """
-    name = f"{told.metric}{f' ({told.aspect})' if told.aspect else ''} of "
-    name += "everything" if told.subject_kind == _ALL else f"{_KINDS.get(told.subject_kind, '?')} {told.subject!r}"
+    name = f"{told.metric}{f' ({told.aspect})' if told.aspect else ''} of {told.whose}"
     log = _Log(told)
     reached = 0
     for fact in facts:
@@ -70,8 +90,9 @@ def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -
             return [f"{name} cannot be recomputed: position {fact.position} comes after {reached}, not in log order"]
         reached = fact.position
         log.take(fact)
-    if told.subject_kind not in _KINDS or (told.subject_kind == _ALL) == bool(told.subject):
-        return [f"{name} cannot be recomputed: kind {told.subject_kind} has no subject {told.subject!r}"]
+    nothing = _of_nothing(told)
+    if nothing:
+        return [f"{name} cannot be recomputed: {nothing}"]
     clients = [_Client(things.values()) for things in log.clients.values()]
     metric, version = _METRICS.get(told.metric), _VERSION
     if metric is None:
@@ -79,7 +100,7 @@ def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -
         definition = log.definitions.get((told.metric, version))
         if definition is None:
             return [f"{name} cannot be recomputed: no event here defines version {version} of {told.metric}"]
-        metric = _own(definition, clients)
+        metric = _own(definition, clients, told)
     if (told.formula, told.formula_version) != (metric.formula, version):
         by = f"{told.formula}, version {told.formula_version}, and here by {metric.formula}, version {version}"
         return [f"{name} cannot be recomputed: it is told by formula {by}"]
@@ -105,6 +126,14 @@ def payload_of(envelope: bytes) -> bytes:
     return _Message(envelope).raw(8)
 
 
+def _of_nothing(told: ScoreTold) -> str:
+    """Why no score can be of this subject and interval; empty where one can."""
+    if told.subject_kind not in _KINDS or (told.subject_kind == _ALL) == bool(told.subject):
+        return f"kind {told.subject_kind} has no subject {told.subject!r}"
+    upside_down = told.begins and told.ends and told.ends <= told.begins
+    return "the interval ends before it begins" if upside_down else ""
+
+
 def _evidence(evidence: Sequence[str], counted: set[str], log: _Log, told: ScoreTold) -> Iterator[str]:
     """What is wrong with the event ids that were told."""
     for event_id, times in Counter(evidence).items():
@@ -121,7 +150,8 @@ def _evidence(evidence: Sequence[str], counted: set[str], log: _Log, told: Score
             yield f"{event_id} in the evidence counts no more: it was withdrawn by {where}"
         else:
             of = ", ".join(f"{_KINDS[kind]} {subject}" for kind, subject in thing.subjects()[1:])
-            yield f"{event_id} in the evidence ({where}; of {of or 'no subject'}) does not count for this"
+            began = "" if _began_in(told, thing) else f", began at {_instant(thing.began)}"
+            yield f"{event_id} in the evidence ({where}; of {of or 'no subject'}{began}) does not count for this"
 
 
 def _compare(told: ScoreTold, n: int, metric: _Metric, found: _Figure) -> Iterator[str]:
@@ -144,6 +174,13 @@ def _compare(told: ScoreTold, n: int, metric: _Metric, found: _Figure) -> Iterat
     for name in sorted(said.keys() | makes.keys()):
         if said.get(name) != makes.get(name):
             yield f"{name} is told as {said.get(name)!r}, and the events make it {makes.get(name)!r}"
+
+
+def _instant(micros: int) -> str:
+    try:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)).isoformat(" ")
+    except OverflowError:
+        return f"{micros} microseconds"
 
 
 def _numbers(figure: ScoreTold | _Figure) -> dict[str, float | None]:
@@ -258,7 +295,7 @@ class _Contact:
         value, cost = message.message(18), message.message(19)
         self.interaction_id = message.text(1)
         self.event_ids = (self.interaction_id,)
-        self.at = message.number(8)
+        self.at = self.began = message.number(8)
         self.source = message.text(2)
         # Its place in time.
         self.order = (self.at, self.source, message.number(28), self.interaction_id)
@@ -299,6 +336,7 @@ class _Feedback:
         fact, traits = message.message(7), message.message(10)
         self.event_ids = (message.text(2),)
         self.interaction_id, self.source = message.text(3), message.text(11)
+        self.began = message.number(6)
         self.channel, self.touchpoint, self.departments = message.text(4), message.text(5), message.texts(8)
         self.assistance = ("assisted" if traits.number(3) else "automated") if message.has(10) else ""
         self.kind, self.score = fact.number(1), fact.number(2) if fact.has(2) else None
@@ -335,6 +373,7 @@ class _Case:
     def __init__(self, message: _Message) -> None:
         self.department, self.channel, self.state = message.text(3), message.text(4), message.text(5)
         self.times = tuple(message.number(field) for field in (6, 7, 8))
+        self.began = self.times[0]
         self.event_ids = tuple(message.text(field) for field in (10, 11, 12))
 
     def subjects(self) -> list[_Subject]:
@@ -346,6 +385,7 @@ class _Journey:
 
     def __init__(self, message: _Message) -> None:
         self.journey, self.state, self.interaction_ids = _plain(message.text(3)), message.text(4), message.texts(7)
+        self.began = message.number(5)
         self.event_ids = (message.text(10), message.text(11))
 
     def subjects(self) -> list[_Subject]:
@@ -354,6 +394,11 @@ class _Journey:
 
 _Thing = _Contact | _Feedback | _Case | _Journey
 _Things = dict[tuple[str, str], _Thing]
+
+
+def _began_in(told: ScoreTold, thing: _Thing) -> bool:
+    """Whether the thing began in the interval that the score is of."""
+    return (not told.begins or told.begins <= thing.began) and (not told.ends or thing.began < told.ends)
 
 
 class _Log:
@@ -440,7 +485,11 @@ class _Client:
                 self.on.setdefault(interaction_id, set()).add(journey.journey)
 
     def counts(self, thing: _Thing, told: ScoreTold) -> bool:
-        """Whether the thing counts for the score's subject; contacts and feedback also do for journeys they lie on."""
+        """Whether the thing counts for the score's subject and interval; contacts and feedback also do for journeys
+        they lie on.
+        """
+        if not _began_in(told, thing):
+            return False
         if told.subject_kind == _JOURNEY and isinstance(thing, _Contact | _Feedback):
             return told.subject in self.on.get(thing.interaction_id, ())
         return told.subject_kind == _CLIENT or (told.subject_kind, told.subject) in thing.subjects()
@@ -535,7 +584,7 @@ def _completion(client: _Client, told: ScoreTold) -> Iterator[_Row]:
 
 def _converted(client: _Client, told: ScoreTold) -> Iterator[_Row]:
     for conversion in client.conversions:
-        if told.subject_kind in {_ALL, _CLIENT}:
+        if told.subject_kind in {_ALL, _CLIENT} and _began_in(told, conversion):
             yield conversion.interaction_id, (not _eligible(conversion, client.touches),)
 
 
@@ -548,7 +597,7 @@ def _credited(model: str) -> _Counted:
                 if told.subject_kind in {_ALL, _CLIENT}
                 or (told.subject_kind, told.subject) in {(_CHANNEL, touch.channel), (_CAMPAIGN, touch.campaign or None)}
             ]
-            if shares:
+            if shares and _began_in(told, conversion):
                 yield conversion.interaction_id, (sum(shares),)
 
     return counted
@@ -566,29 +615,31 @@ def _open(client: _Client, told: ScoreTold) -> int:
 _Counted = Callable[[_Client, ScoreTold], Iterator[_Row]]
 
 
-def _own(definition: _Message, clients: Iterable[_Client]) -> _Metric:
+def _own(definition: _Message, clients: Iterable[_Client], told: ScoreTold) -> _Metric:
     """A metric of the installation's own: units that satisfy the numerator among those that satisfy the population."""
     unit, population, numerator = definition.number(5), definition.message(6), definition.message(7)
     ends: dict[str, _Contact] = {}
     for client in clients:
-        for contact in client.contacts:
+        for contact in _contacts_in(client, told):
             ends[contact.case_id] = max(contact, ends.get(contact.case_id, contact), key=lambda each: each.order)
 
     def counted(client: _Client, told: ScoreTold) -> Iterator[_Row]:
-        match unit:
-            case 1:
-                candidates = client.contacts
-            case 2:
-                # A case counts once, by its last contact of all clients'.
-                candidates = [each for each in client.contacts if each.case_id and ends[each.case_id] is each]
-            case _:
-                candidates = client.contacts[-1:]
+        candidates = _contacts_in(client, told)
+        if unit == 2:
+            # A case counts once, by its last contact of all clients'.
+            candidates = [each for each in candidates if each.case_id and ends[each.case_id] is each]
+        elif unit != 1:
+            candidates = candidates[-1:]
         for contact in candidates:
             on_journey = told.subject_kind == _JOURNEY and unit != 1
             if not on_journey and client.counts(contact, told) and _holds(population, contact):
                 yield contact.interaction_id, (_holds(numerator, contact),)
 
     return _Metric("share", "percent", counted, _share("numerator"))
+
+
+def _contacts_in(client: _Client, told: ScoreTold) -> list[_Contact]:
+    return [contact for contact in client.contacts if _began_in(told, contact)]
 
 
 def _holds(condition: _Message, contact: _Contact) -> bool:

@@ -665,8 +665,8 @@ def _verify_score(files: Mapping[str, bytes], shown: Iterable[Shown], report: Re
     report.broken += [f"score.json: {each}" for each in differences]
     if not differences:
         value = "too little to tell" if told.value is None else f"{told.value!r} {told.unit}"
-        whose = told.subject or "everything"
-        report.proved.append(f"score: {told.metric} of {whose}, {value} (n {told.n:,}), recomputed to the last digit")
+        figure = f"{told.metric} of {told.whose}, {value} (n {told.n:,})"
+        report.proved.append(f"score: {figure}, recomputed to the last digit")
 
 
 def _when(micros: int) -> str:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from scoring.application.commands import DefineMetrics
 from scoring.application.queries import Queries
 from scoring.application.scores import parse_score_id, score_id
 from scoring.domain.catalogue import BUILT_IN
+from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import events_pb2 as feedback
 from throughline.ingestion.v1 import interaction_pb2 as interaction
 from throughline.journey.v1 import events_pb2 as journey
@@ -68,6 +70,9 @@ class Story:
             for when in ("first", "next"):
                 at = apart if when == "next" else 0
                 self.up.attributed("fay", f"{when}{number}", at, kind="return", matter=f"edge{number}")
+        # Begun before an interval, and ended in it.
+        self.up.on_journey(journey.JourneyStarted, "fay", "fay-long", DAY, channel="web")
+        self.up.on_journey(journey.JourneyCompleted, "fay", "fay-long", 5 * DAY)
         active = b'{"active_until":%d}' % (START + 40 * DAY)
         sale = {"kind": "purchase", "value": interaction.Money(micros=10**10, currency="USD")}
         # So old that it has a share in the sale's value, and none in the sale.
@@ -238,6 +243,8 @@ class Installation:
         self.define(metric="done", unit=metrics_pb2.UNIT_CONTACT, population=about, numerator=visited)
         self.define(metric="cased", unit=metrics_pb2.UNIT_CASE, population=about, numerator=resolved)
         self.define(metric="last", unit=metrics_pb2.UNIT_CLIENT, numerator=visited)
+        with self.store.snapshot() as reader:
+            self.then = reader.commit_at()
         self.story.go_on(2 * steps)
         self.hear()
         self.define(metric="done", version=2, unit=metrics_pb2.UNIT_CONTACT, numerator=resolved)
@@ -264,14 +271,18 @@ class Installation:
         with self.store.snapshot() as reader:
             return [Fact(event.position, event.type, event.payload) for event in reader.read()]
 
-    def scores(self, kind: pb.SubjectKind.ValueType) -> Iterator[pb.Score]:
+    def scores(
+        self, kind: pb.SubjectKind.ValueType, between: eventlog_pb2.Interval | None = None, as_of: int = 0
+    ) -> Iterator[pb.Score]:
         """Every score of every subject of the kind."""
         if kind == pb.SUBJECT_KIND_CLIENT:
             for name in (*EDGES, *(each for each in CLIENTS if each != GONE)):
-                request = api.GetScorecardRequest(subject_kind=kind, subject=client_id(name))
+                request = api.GetScorecardRequest(
+                    subject_kind=kind, subject=client_id(name), between=between, as_of=as_of
+                )
                 yield from self.queries.get_scorecard(request).scores
         else:
-            listed = api.ListScorecardsRequest(subject_kind=kind, metrics=sorted(METRICS))
+            listed = api.ListScorecardsRequest(subject_kind=kind, metrics=sorted(METRICS), between=between, as_of=as_of)
             for card in self.queries.list_scorecards(listed).scorecards:
                 yield from card.scores
 
@@ -304,6 +315,8 @@ def told(score: pb.Score) -> ScoreTold:
         dict(score.parts),
         score.unit,
         score.note,
+        score.between.start,
+        score.between.end,
     )
 
 
@@ -332,6 +345,31 @@ def test_every_score_of_every_kind_of_subject_is_recomputed_to_the_last_digit(se
             except NotFoundError:
                 continue
             assert found.differences() == [], found.score
+    assert {kind for kind, _ in valued} == set(KINDS)
+    assert {metric for _, metric in valued} == METRICS
+
+
+MIDDLE = eventlog_pb2.Interval(start=START + 3 * DAY, end=START + 30 * DAY)
+
+
+def test_every_score_for_an_interval_is_recomputed_to_the_last_digit(installation: Installation) -> None:
+    """Of every kind of subject, as known now and as known then; things happen at the very bounds."""
+    facts = installation.facts()
+    valued: set[tuple[int, str]] = set()
+    intervals = (MIDDLE, eventlog_pb2.Interval(start=MIDDLE.start), eventlog_pb2.Interval(end=MIDDLE.end))
+    for between, as_of in product(intervals, (0, installation.then.recorded_at)):
+        seen: Counter[tuple[int, str, str]] = Counter()
+        for kind in KINDS:
+            for score in installation.scores(kind, between, as_of):
+                assert score.between == between
+                assert not as_of or score.position == installation.then.position
+                seen[kind, score.metric, score.aspect] += 1
+                if seen[kind, score.metric, score.aspect] > (1 if as_of else 2):
+                    continue
+                found = installation.explained(score.score_id, facts)
+                assert found.differences() == [], found.score
+                if score.HasField("value") and score.n:
+                    valued.add((kind, score.metric))
     assert {kind for kind, _ in valued} == set(KINDS)
     assert {metric for _, metric in valued} == METRICS
 
@@ -380,6 +418,53 @@ def test_a_figure_that_is_bent_by_the_least_is_named(everything: dict[str, Told]
     volume = everything["volume"]
     only(
         recompute(volume.score._replace(aspect="Q7"), volume.evidence, volume.facts), "the aspect 'Q7', and volume has"
+    )
+
+
+def test_a_score_for_an_interval_is_not_taken_for_another(
+    installation: Installation, everything: dict[str, Told]
+) -> None:
+    """A bent value, what began before or after it in the evidence, other bounds; one that holds nothing."""
+    facts = installation.facts()
+    interval = "of everything from 2023-11-17 22:13:20+00:00 on before 2023-12-14 22:13:20+00:00"
+    named: set[str] = set()
+    for each in installation.scores(pb.SUBJECT_KIND_ALL, MIDDLE):
+        if not each.HasField("value"):
+            continue
+        found = installation.explained(each.score_id, facts)
+        score, evidence = found.score, found.evidence
+        named.add(score.metric)
+        assert score.value is not None
+        bent = score._replace(value=math.nextafter(score.value, math.inf))
+        only(recompute(bent, evidence, facts), interval, f"value is told as {bent.value!r}")
+        only(recompute(score, evidence[1:], facts), f"{evidence[0]} counts, and the evidence lacks it")
+        always = everything[f"{score.metric} {score.aspect}".strip()]
+        outside = sorted(set(always.evidence) - set(evidence))
+        for event_id in outside:
+            only(recompute(score, [*evidence, event_id], facts), interval, event_id, "does not count for this")
+        lacking = "\n".join(recompute(score._replace(begins=0, ends=0), evidence, facts))
+        assert all(f"{event_id} counts, and the evidence lacks it" in lacking for event_id in outside)
+        upside_down = score._replace(begins=score.ends, ends=score.begins)
+        only(recompute(upside_down, evidence, facts), "cannot be recomputed: the interval ends before it begins")
+    assert {"volume", "nps", "cases", "completion_rate", "conversions", "done", "last"} <= named
+
+
+def test_what_began_outside_the_interval_is_named_with_its_time(everything: dict[str, Told]) -> None:
+    """To the microsecond: the interval ends where it happened, and the next one begins there."""
+    volume = everything["volume"]
+    first = next(
+        message.interaction
+        for message in (pb.ContactNoted.FromString(e.payload) for e in volume.facts if e.type.endswith("ContactNoted"))
+        if message.interaction.interaction_id == volume.evidence[0]
+    )
+    at = first.occurred_at
+    until, since = volume.score._replace(ends=at), volume.score._replace(begins=at)
+    assert any(
+        f"{volume.evidence[0]} in the evidence" in said and ", began at " in said
+        for said in recompute(until, volume.evidence, volume.facts)
+    )
+    assert not any(
+        volume.evidence[0] in said and ", began at " in said for said in recompute(since, volume.evidence, volume.facts)
     )
 
 
