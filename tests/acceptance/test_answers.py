@@ -336,7 +336,9 @@ def test_every_log_is_proved(world: World, tmp_path: Path) -> None:
         told = (signed[service]["size"], b64decode(signed[service]["root"]), b64decode(signed[service]["map"]))
         assert told == (summary.size, summary.root, summary.map_root), service
     pack = tmp_path / "household.zip"
-    made = world.run("audit", "client", "--identifier", "loyalty_card=1", "--to", str(pack))
+    with gzip.open(DATA / "complete_journey" / "coupon_redemptions.csv.gz", "rt", newline="") as file:
+        household = next(csv.DictReader(file))["household_id"]
+    made = world.run("audit", "client", "--identifier", f"loyalty_card={household}", "--to", str(pack))
     assert made.returncode == 0, made.stderr[-2000:]
     keys = SigningKeys.of_file(world.suite.folder / "signing.keys").public
     report = verify_pack(pack.read_bytes(), keys)
