@@ -123,7 +123,7 @@ async def test_a_clients_pack_holds_and_is_everything(case: Case) -> None:
     assert checked.exit_code == 0, checked.output
     proved = "\n".join(json.loads(checked.stdout)["proved"])
     assert proved.count("continues its checkpoint") >= len(SERVICES)
-    assert f"journey: of {case.client_id} these are all" in proved
+    assert f"journey: of {case.client_id} every event is shown" in proved
     files = unpack(case.pack.read_bytes())
     for service in ("identity", "journey", "scoring"):
         expected = [

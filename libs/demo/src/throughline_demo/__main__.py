@@ -39,6 +39,9 @@ class DemoError(click.ClickException):
     """A step did not do what it should."""
 
 
+_COMMAND = str(Path(sys.executable).with_name("throughline"))
+
+
 @click.command()
 @click.option("--households", default=300, show_default=True, help="How many of the retailer's households.")
 @click.option("--all", "everyone", is_flag=True, help=f"All {ALL_HOUSEHOLDS:,} households.")
@@ -94,13 +97,20 @@ def _tell(suite: Suite, truth: Truth) -> None:
     _heading("9. The live state, and the state replayed from the log files alone")
     _show(suite, "replay", "all", "--from-files")
     _check_sales(suite, truth)
+    _heading("10. Evidence of the scripted client, and its verification, offline, by the keys that an auditor has")
+    evidence, keys = str(suite.folder / "evidence.zip"), str(suite.folder / "verifier-keys")
+    _show(suite, "audit", "client", mira, "--to", evidence)
+    public = [_COMMAND, "signing", "public", str(suite.folder / "signing.keys")]
+    Path(keys).write_text(subprocess.run(public, check=True, capture_output=True, text=True).stdout, encoding="utf-8")
+    _show(None, "verify", evidence, "--key", keys)
 
 
-def _throughline(suite: Suite, *arguments: str) -> list[str]:
-    return [str(Path(sys.executable).with_name("throughline")), *arguments, "--data", str(suite.folder)]
+def _throughline(suite: Suite | None, *arguments: str) -> list[str]:
+    """The command line, on a suite's data where the command needs one."""
+    return [_COMMAND, *arguments, *(() if suite is None else ("--data", str(suite.folder)))]
 
 
-def _show(suite: Suite, *arguments: str, ends: int = 0) -> None:
+def _show(suite: Suite | None, *arguments: str, ends: int = 0) -> None:
     """Runs the command as a person would; with `ends`, shows that many lines of its beginning and of its end."""
     console.print(f"\n[bold]$ throughline {shlex.join(arguments)}[/bold]", highlight=False)
     environment = {**os.environ, "COLUMNS": str(console.width)}

@@ -623,7 +623,7 @@ class _LogVerifier:
             if not verify_subject(bytes.fromhex(name), head, SubjectProof(*parts), checkpoint.map_root):
                 self._broken(f"the {len(positions)} events shown of {name} are not all that the log has of it")
             else:
-                self.report.proved.append(f"{self.service}: of {name} these are all {len(positions)} events")
+                self.report.proved.append(f"{self.service}: of {name} every event is shown ({len(positions)})")
         for name in sorted(wanted):
             self._broken(f"nothing proves that the events shown of {name} are all")
 
