@@ -10,8 +10,6 @@ from typing import Any, Self
 
 import click
 import orjson
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.scoring.v1 import events_pb2
@@ -32,7 +30,7 @@ from throughline_client.commands.running import (
     output_option,
     tell,
 )
-from throughline_client.commands.showing import exactly, plain, print_json, when
+from throughline_client.commands.showing import exactly, gathering, plain, print_json, when
 from throughline_client.endpoints import SERVICES
 from throughline_eventlog import wall_clock
 from throughline_proof import NoteInvalidError
@@ -258,15 +256,7 @@ class _Making:
     def __init__(self, client: Throughline, since: tuple[Path, ...], file: Path) -> None:
         self._client = client
         self._file = file
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TextColumn("{task.completed:,} events"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task("gathering", total=None)
+        self._progress, self._task = gathering("gathering")
         try:
             notes = [note for each in since for note in notes_in(each.read_bytes())]
         except (OSError, ValueError) as error:

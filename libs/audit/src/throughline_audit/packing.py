@@ -11,13 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import orjson
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.proof.v1 import proof_pb2
 from throughline.scoring.v1 import events_pb2
 from throughline_audit.gathering import BEGINNING, LogPart
+from throughline_eventlog import file_descriptor_set
 from throughline_proof.figures import ScoreTold
 from throughline_proof.standalone import standalone
 from throughline_proof.verifier import FORMAT, MANIFEST, MANIFEST_NOTE, leaf_hash, leaf_of, pack_bytes
@@ -59,8 +58,16 @@ class Pack:
             "README.txt": _README.encode(),
             "keys.txt": "".join(f"{vkey}\n" for vkey in keys).encode(),
             "verify.py": standalone(),
-            "contracts.binpb": contracts(
-                {proof.event.type for part in parts.values() for proof in part.proofs if shown(proof, asked.cut)}
+            "contracts.binpb": file_descriptor_set(
+                import_module(f"{package}.events_pb2").DESCRIPTOR
+                for package in sorted(
+                    {
+                        proof.event.type.rpartition(".")[0]
+                        for part in parts.values()
+                        for proof in part.proofs
+                        if shown(proof, asked.cut)
+                    }
+                )
             ),
             **more,
         }
@@ -150,21 +157,3 @@ def _event_line(proof: proof_pb2.InclusionProof, cut: int) -> dict[str, Any]:
 
 def _lines(objects: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in objects)
-
-
-def contracts(types: Iterable[str]) -> bytes:
-    """A FileDescriptorSet with these messages and the envelope: with it anybody can decode the events."""
-    found: dict[str, FileDescriptor] = {}
-
-    def add(file: FileDescriptor) -> None:
-        for needed in file.dependencies:
-            add(needed)
-        found.setdefault(file.name, file)
-
-    add(eventlog_pb2.DESCRIPTOR)
-    for package in sorted({type_.rpartition(".")[0] for type_ in types}):
-        add(import_module(f"{package}.events_pb2").DESCRIPTOR)
-    written = descriptor_pb2.FileDescriptorSet()
-    for file in found.values():
-        written.file.add().ParseFromString(file.serialized_pb)
-    return written.SerializeToString(deterministic=True)

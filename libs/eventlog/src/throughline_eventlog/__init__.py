@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Restoration, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
 from throughline_eventlog.deriving import Derivation, NotAskedError
+from throughline_eventlog.describing import file_descriptor_set
 from throughline_eventlog.errors import (
     InboxConflictError,
     LogUnavailableError,
@@ -95,6 +96,7 @@ __all__ = [
     "Upcaster",
     "Work",
     "Writer",
+    "file_descriptor_set",
     "log_unavailable",
     "note_step",
     "open_store",

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Self
 
 import click
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from throughline_client.commands.running import (
     BAD_INPUT,
@@ -24,7 +22,7 @@ from throughline_client.commands.running import (
     output_option,
     tell,
 )
-from throughline_client.commands.showing import print_json, print_table, when
+from throughline_client.commands.showing import gathering, print_json, print_table, when
 from throughline_client.endpoints import data_folder
 from throughline_client.installation import FORGOTTEN_FILE, KEYS_FILE, Installation
 from throughline_client.suite import SuiteError, hold_folder
@@ -236,15 +234,7 @@ class _Bar:
 
     def __init__(self, doing: str) -> None:
         self._doing = doing
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TextColumn("{task.completed:,} events"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task(doing, total=None)
+        self._progress, self._task = gathering(doing)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -8,10 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
-
-from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import events_pb2 as feedback_events
 from throughline.identity.v1 import events_pb2 as identity_events
 from throughline.ingestion.v1 import events_pb2 as ingestion_events
@@ -20,7 +16,15 @@ from throughline.proof.v1 import proof_pb2
 from throughline.proof.v1.proof_pb2 import CheckpointSigned
 from throughline.scoring.v1 import events_pb2 as scoring_events
 from throughline_client.installation import Installation
-from throughline_eventlog import ArchiveReader, Codec, LoggedRow, StoreSettings, open_store, wall_clock
+from throughline_eventlog import (
+    ArchiveReader,
+    Codec,
+    LoggedRow,
+    StoreSettings,
+    file_descriptor_set,
+    open_store,
+    wall_clock,
+)
 from throughline_portability.form import (
     CONTRACTS,
     DESTROYED,
@@ -40,6 +44,12 @@ PAGE: Final = 2_000
 # Who consumes comes before whom it consumes: nobody in an export has taken what its upstream does not hold there.
 ORDER: Final = ("scoring", "journey", "feedback", "identity", "ingestion")
 
+# Every message that an envelope can hold: with them anybody can decode the logs.
+CONTRACTS_OF_EVENTS: Final = tuple(
+    module.DESCRIPTOR
+    for module in (proof_pb2, ingestion_events, identity_events, journey_events, feedback_events, scoring_events)
+)
+
 Told = Callable[[str, int], None]
 """Hears of events written, by service."""
 
@@ -54,7 +64,7 @@ def export_installation(installation: Installation, folder: Path, *, keys: bool,
         raise ExportError(f"{folder}: is not empty, and an export must not be mixed with anything: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(wall_clock(), version("throughline-portability"), keys)
-    (folder / CONTRACTS).write_bytes(_contracts())
+    (folder / CONTRACTS).write_bytes(file_descriptor_set(CONTRACTS_OF_EVENTS))
     for service in ORDER:
         settings = installation.stores[service]
         # Before its log: nothing is proved there that the log does not hold here.
@@ -182,21 +192,3 @@ def _export_keys(installation: Installation, folder: Path, files: dict[str, File
             lines.write({"key_id": key_id.hex()} for _, key_id in store.destroyed_after(0))
     finally:
         store.close()
-
-
-def _contracts() -> bytes:
-    """A FileDescriptorSet with every message that an envelope can hold: with it anybody can decode the log."""
-    found: dict[str, FileDescriptor] = {}
-
-    def add(file: FileDescriptor) -> None:
-        for needed in file.dependencies:
-            add(needed)
-        found.setdefault(file.name, file)
-
-    services = (ingestion_events, identity_events, journey_events, feedback_events, scoring_events)
-    for module in (eventlog_pb2, proof_pb2, *services):
-        add(module.DESCRIPTOR)
-    written = descriptor_pb2.FileDescriptorSet()
-    for file in found.values():
-        written.file.add().ParseFromString(file.serialized_pb)
-    return written.SerializeToString(deterministic=True)

@@ -10,7 +10,15 @@ import click
 import orjson
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +32,13 @@ def counting() -> Progress:
     """A bar on standard error that counts to a known end, and is gone when that is reached."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def gathering(what: str) -> tuple[Progress, TaskID]:
+    """A line on standard error that counts events to no known end, and is gone when that is reached; and its task."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,} events"))
+    progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    return progress, progress.add_task(what, total=None)
 
 
 def plain(message: Message) -> dict[str, Any]:
