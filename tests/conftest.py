@@ -45,7 +45,7 @@ async def line(start_suite: StartSuite) -> AsyncIterator[Line]:
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     """Lived once for all tests: none of them changes anything in it."""
     folder = tmp_path_factory.mktemp("lived") / "suite"
-    often = {"FEEDBACK_SWEEP_SECONDS": "0.1", "JOURNEY_SWEEP_SECONDS": "0.1"}
+    often = {"FEEDBACK_SWEEP_SECONDS": "0.1", "IDENTITY_SWEEP_SECONDS": "0.1", "JOURNEY_SWEEP_SECONDS": "0.1"}
 
     async def live_on(suite: Suite) -> None:
         async with connect(suite) as line:

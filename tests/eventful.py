@@ -11,8 +11,8 @@ import pytest
 from line import DAY, START, Line, identifier, interaction, scattered_history
 
 from throughline.feedback.v1 import feedback_pb2
-from throughline.identity.v1 import identity_pb2
-from throughline.ingestion.v1 import interaction_pb2
+from throughline.identity.v1 import identity_pb2, rules_pb2
+from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
 from throughline.journey.v1 import definitions_pb2, journey_pb2
 from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2
 from throughline_client.installation import Installation
@@ -52,6 +52,7 @@ async def live(line: Line, *, people: int = 30, events: int = 400) -> None:
     await line.settled()
     await define(line)
     await forget(line, "p4@post.eu")
+    await retain(line)
     await line.record([interaction("late", identifier("email", "p5@post.eu"), at=START - 1)])
     await line.settled()
 
@@ -96,6 +97,25 @@ async def forget(line: Line, email: str) -> None:
     )
     await line.identity.ForgetClient(later)
     await line.identity.ForgetClient(asked)
+
+
+async def retain(line: Line) -> None:
+    """Rules by which one client is over, who was seen at a kiosk and nowhere else; identity forgets it by itself."""
+    traits = interaction_pb2.ChannelTraits(name="Kiosk", physical=True)
+    await line.ingestion.RegisterChannel(ingestion_pb2.RegisterChannelRequest(channel="kiosk", traits=traits))
+    await line.record([interaction("kiosk", identifier("email", "kiosk@post.eu"), channel="kiosk", at=START)])
+    await line.settled()
+    client_id = await who(line, "kiosk@post.eu")
+    rule = rules_pb2.RetentionRule(name="kiosk", keep=DAY, channels=["kiosk"])
+    await line.identity.PublishRetentionRules(
+        identity_pb2.PublishRetentionRulesRequest(rules=rules_pb2.RetentionRules(rules=[rule]), published_by="desk")
+    )
+
+    async def forgotten() -> bool:
+        told = await line.identity.ListForgettings(identity_pb2.ListForgettingsRequest(done=True))
+        return client_id in {each.client_id for each in told.forgettings if each.decided_by == "retention"}
+
+    await eventually(forgotten)
 
 
 async def hand_over(line: Line) -> None:

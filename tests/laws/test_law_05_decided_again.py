@@ -51,6 +51,7 @@ def test_what_is_decided_again_is_everything_that_a_log_can_hold(lived: Lived, t
     """The history behind the law above: what people ask, what clocks do and what follows, of every kind."""
     seen = {name.rpartition(".")[2] for service in derivable() for name in derive(lived.unit(service, tmp_path)).kinds}
     identity = {"RulesPublished", "ClientsMerged", "MergeUndone", "ConsentRecorded", "ClientForgotten"}
+    identity |= {"RetentionRulesPublished"}
     journey = {"JourneyDefined", "HandoffOffered", "HandoffAccepted", "TransitionRetracted", "JourneyAbandoned"}
     cases = {f"Case{what}" for what in ("Opened", "Escalated", "Acknowledged", "Reassigned", "Resolved", "Reopened")}
     feedback = {"RoutesPublished", "FeedbackConflicted", "FeedbackReassigned", "ClientDropped", *cases}

@@ -340,6 +340,37 @@ def test_merge_undo_and_forget(run: Run, run_until: Run, client: Throughline) ->
     assert "CLIENT_FORGOTTEN" in gone.output
 
 
+def test_retention_is_tried_published_and_shown(run: Run, run_until: Run, client: Throughline, tmp_path: Path) -> None:
+    """A dry run names who would go and publishes nothing; without a yes nothing is published either."""
+    assert client is not None
+    assert run("channels", "add", "booth", "--name", "Booth", "--physical", "--automated").exit_code == 0
+    identifiers = [{"type": "email", "value": "booth@cli.eu", "assurance": "verified"}]
+    assert run("record", "-", text=line(80, channel="booth", identifiers=identifiers)).exit_code == 0
+    visitor = parsed(run_until("resolve", "-i", "email=booth@cli.eu", "-o", "json"))["client_id"]
+    file = tmp_path / "retention.yaml"
+    file.write_text("rules: [{name: booth visits, channels: [booth], keep: 1}]", encoding="utf-8")
+    publish = ("retention", "publish", str(file), "--by", "dpo")
+    assert parsed(run(*publish, "--dry-run", "-o", "json")) == {
+        "version": 1,
+        "clients": 1,
+        "over": [{"client_id": visitor, "rule": "booth visits"}],
+    }
+    assert visitor in run(*publish, "--dry-run").output
+    assert run(*publish, text="n\n").exit_code == 1
+    assert parsed(run("retention", "show", "-o", "json"))["version"] == 0
+    assert run(*publish, "--yes").exit_code == 0
+    shown = run("retention", "show", "-o", "json")
+    assert parsed(shown)["rules"][0]["name"] == "booth visits"
+    assert "booth visits" in run("retention", "show").output
+    until(lambda: "CLIENT_FORGOTTEN" in run("client", visitor).output)
+    file.write_text(shown.stdout, encoding="utf-8")
+    again = run(*publish, "--yes")
+    assert again.exit_code == 1
+    assert "CONCURRENT_CHANGE" in again.output
+    file.write_text("rules: []", encoding="utf-8")
+    assert parsed(run(*publish, "--yes", "-o", "json"))["version"] == 2
+
+
 def test_a_hand_over_works_once(run: Run, run_until: Run, client: Throughline) -> None:
     """offer, accept, and the second accept is refused."""
     assert client is not None

@@ -15,6 +15,7 @@ from identity.application.commands import (
     ForgetClient,
     ForgetListed,
     MergeClients,
+    PublishRetention,
     PublishRules,
     RecordConsent,
     UndoMerge,
@@ -99,6 +100,9 @@ class IdentityDerivation:
                 return CancelForgetting(bytes.fromhex(cancelled.client_id), cancelled.reason, cancelled.decided_by)
             case messages.CLIENT_FORGOTTEN:
                 return _forgotten(event)
+            case messages.RETENTION_RULES_PUBLISHED:
+                retention = pb.RetentionRulesPublished.FromString(event.payload)
+                return PublishRetention(messages.retention_from(retention.rules), retention.published_by)
             case messages.RULES_PUBLISHED if self._rules is None:
                 published = pb.RulesPublished.FromString(event.payload)
                 return PublishRules(RuleSet(0, messages.rules_from(published.rules).types), published.published_by)
@@ -107,7 +111,7 @@ class IdentityDerivation:
 
 
 def _forgotten(event: Recorded) -> Command:
-    """Asked for, due by now, or on the list of the forgotten. Raises: NotAskedError for what came late."""
+    """Asked for, due or over by then, or on the list of the forgotten. Raises: NotAskedError for what came late."""
     message = pb.ClientForgotten.FromString(event.payload)
     if message.reason == LATE and not message.decided_by:
         raise NotAskedError(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -24,16 +25,19 @@ from identity_served import (
     refused,
 )
 
-from identity.application.commands import Decisions, ForgetClient, MergeClients
+from identity.application import forgetting
+from identity.application.commands import Decisions, ForgetClient, MergeClients, PublishRetention
 from identity.application.queries import Queries
 from identity.application.records import IDENTITY_TABLES
 from identity.application.rulebook import Rulebook
 from identity.bootstrap import build
+from identity.domain.retention import RetentionRule, RetentionRules
 from identity.settings import Settings
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.identity.v1 import error_reason_pb2, events_pb2, rules_pb2
 from throughline.identity.v1 import identity_pb2 as pb
 from throughline_eventlog import StoreSettings, open_store
+from throughline_kernel import UnavailableError
 from throughline_privacy import ForgottenClient, open_forgotten_list, persona_id
 from throughline_rpc import open_channel
 from throughline_testkit import eventually
@@ -310,6 +314,84 @@ async def test_a_forgetting_waits_is_taken_back_and_comes(served: Served) -> Non
     grace = await refused(served.stub.ForgetClient(ask(ben, grace=-1)))
     assert grace.reason == "FIELD_INVALID"
     await served.assert_replays()
+
+
+async def test_who_is_over_by_the_rules_of_retention_is_forgotten_as_anybody_is(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run names them; sweeps go through all clients, a few at a time; nothing of who is over opens."""
+    vault = served.identity.vault
+    visits = [recorded(f"visit {number}", number + 1, f"login:{number}!") for number in range(7)]
+    elsewhere, lately = visits[5].facts, visits[6].facts
+    elsewhere.channel = "web"
+    lately.occurred_at = time.time_ns() // 1_000
+    boxes = [vault.seal(each.facts.persona_id, b"words").box for each in visits]
+    await served.hear(*visits)
+    clients = [served.client_of(f"visit {number}") for number in range(7)]
+    rule = rules_pb2.RetentionRule(name="store visits", keep=86_400_000_000, channels=["store"])
+    asked = pb.PublishRetentionRulesRequest(
+        rules=rules_pb2.RetentionRules(rules=[rule]), published_by="dpo", dry_run=True
+    )
+    told = await served.stub.PublishRetentionRules(asked)
+    assert (told.version, told.clients) == (1, 5)
+    assert [(each.client_id, each.rule) for each in told.over] == [(each, rule.name) for each in sorted(clients[:5])]
+    assert (await served.stub.GetRetentionRules(pb.GetRetentionRulesRequest())).rules == rules_pb2.RetentionRules()
+    assert await served.identity.forgetting.retain() == 0
+
+    asked.dry_run = False
+    assert (await served.stub.PublishRetentionRules(asked)).version == 1
+    in_force = (await served.stub.GetRetentionRules(pb.GetRetentionRulesRequest())).rules
+    assert (in_force.version, list(in_force.rules)) == (1, [rule])
+    monkeypatch.setattr(forgetting, "LOOK", 3)
+    monkeypatch.setattr(forgetting, "SWEEP", 2)
+    swept = [await served.identity.forgetting.retain() for _ in range(8)]
+    assert (max(swept), sum(swept)) == (2, 5)
+    assert [vault.open(each.facts.persona_id, box) for each, box in zip(visits, boxes, strict=True)] == [
+        *[None] * 5,
+        b"words",
+        b"words",
+    ]
+    done = await served.stub.ListForgettings(pb.ListForgettingsRequest(done=True))
+    assert {(each.client_id, each.decided_by) for each in done.forgettings} == {
+        (each, "retention") for each in clients[:5]
+    }
+    assert {each.reason for each in done.forgettings} == {"rule store visits of version 1 of the retention rules"}
+    certified = await served.stub.GetForgettingCertificate(pb.GetForgettingCertificateRequest(client_id=clients[0]))
+    assert '"keys_destroyed":1' in certified.certificate
+
+    asked.rules.version = 1
+    assert (await refused(served.stub.PublishRetentionRules(asked))).reason == "CONCURRENT_CHANGE"
+    asked.rules.version = 0
+    asked.rules.rules[0].keep = 0
+    assert (await refused(served.stub.PublishRetentionRules(asked))).violations[0].field == "rules.rules[0].keep"
+    assert (await refused(served.stub.PublishRetentionRules(pb.PublishRetentionRulesRequest()))).violations
+    await served.assert_replays()
+
+
+async def test_a_forgetting_that_the_list_could_not_take_is_finished_by_the_next_sweep(
+    ingestion: Ingestion, identity_settings: Settings, tmp_path: Path
+) -> None:
+    """Log and tables come first: while the list is away the keys stay, and no restart is needed afterwards."""
+    place = tmp_path / "forgotten.ndjson"
+    settings = replace(identity_settings, privacy=replace(identity_settings.privacy, forgotten_list=str(place)))
+    anna = recorded("first", 1, "login:anna!")
+    ingestion.record(anna)
+    identity = await build(settings)
+    await identity.start()
+    await identity.host.start()
+    await eventually(lambda: reached(identity.store) == ingestion.position)
+    box = identity.vault.seal(anna.facts.persona_id, b"anna").box
+    rules = RetentionRules(0, (RetentionRule("store", 1, ("store",)),))
+    await identity.writer.submit(Decisions(identity.rulebook), PublishRetention(rules, "dpo"))
+    place.mkdir()
+    with pytest.raises(UnavailableError):
+        await identity.forgetting.retain()
+    assert identity.vault.open(anna.facts.persona_id, box) == b"anna"
+    place.rmdir()
+    assert await identity.forgetting.sweep() == 0
+    assert identity.vault.open(anna.facts.persona_id, box) is None
+    assert len(open_forgotten_list(str(place)).clients()) == 1
+    await identity.host.stop()
 
 
 async def test_log_list_and_keys_agree_before_anybody_is_served(

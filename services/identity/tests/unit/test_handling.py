@@ -11,6 +11,7 @@ from identity.application.commands import (
     ForgetClient,
     MergeClients,
     Merged,
+    PublishRetention,
     PublishRules,
     RecordConsent,
     UndoMerge,
@@ -18,6 +19,7 @@ from identity.application.commands import (
 from identity.application.explanations import sentence
 from identity.application.replay import make_fold
 from identity.application.rulebook import Rulebook
+from identity.domain.retention import RetentionRule, RetentionRules
 from identity.domain.rules import SHIPPED_RULES, RuleSet
 from throughline.identity.v1 import events_pb2 as pb
 from throughline_kernel import Fold
@@ -75,6 +77,7 @@ def test_every_event_is_told_in_one_sentence() -> None:
     identity.hear(interaction("d", 4, "cookie:k"), interaction("e", 5, "phone:1!"))
     identity.hear(interaction("f", 6, "phone:1!", "social_handle:x!"), interaction("g", 0, "social_handle:x!"))
     identity.do(PublishRules(RuleSet(0, SHIPPED_RULES.types), "kim"))
+    identity.do(PublishRetention(RetentionRules(0, (RetentionRule("kiosk", 1, ("kiosk",)),)), "dpo"))
     identity.do(ForgetClient(one, "asked", "desk", grace=5))
     identity.do(CancelForgetting(one, "changed their mind", "desk"))
     identity.do(ForgetClient(one, "asked", "desk"))

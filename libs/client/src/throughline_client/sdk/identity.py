@@ -119,3 +119,14 @@ class IdentityClient:
         """Publishes rules; all history is decided again under them."""
         request = identity_pb2.PublishRulesRequest(rules=rules, published_by=published_by)
         return await call(self.stub.PublishRules, request, timeout=None)
+
+    async def retention_rules(self) -> rules_pb2.RetentionRules:
+        """The rules by which clients are over now."""
+        return (await call(self.stub.GetRetentionRules, identity_pb2.GetRetentionRulesRequest())).rules
+
+    async def publish_retention_rules(
+        self, rules: rules_pb2.RetentionRules, *, published_by: str, dry_run: bool = False
+    ) -> identity_pb2.PublishRetentionRulesResponse:
+        """Publishes all rules of retention anew; with `dry_run` tells who would be forgotten by them now."""
+        request = identity_pb2.PublishRetentionRulesRequest(rules=rules, published_by=published_by, dry_run=dry_run)
+        return await call(self.stub.PublishRetentionRules, request, timeout=None)

@@ -32,6 +32,7 @@ from identity.application.records import (
     due_key,
     present_client,
 )
+from identity.application.retention import Retention, next_retention, publish_retention, retention_in_force
 from identity.application.rulebook import Rulebook, rules_event_id
 from identity.application.settlement import DecidedMerge, Neighbourhood, Settlement
 from identity.domain.personas import Anchor, decided_merge_id
@@ -45,11 +46,14 @@ from identity.domain.refusals import (
 )
 from identity.domain.resolution import MANUAL, Basis, Resolution, resolve, standing
 from identity.domain.resolution import Decisions as Standing
+from identity.domain.retention import RetentionRules
 from identity.domain.rules import Rules, RuleSet, check_rules
 from throughline.identity.v1 import events_pb2 as pb
 from throughline_eventlog import Transaction
 from throughline_kernel import Refusal, hex_id
 
+RETAINED: Final = "retention"
+"""Who decided a forgetting that follows from the rules of retention."""
 LISTED: Final = "on the list of the forgotten"
 """Reason of a forgetting that a restored log did not know of."""
 _PAGE: Final = 500
@@ -140,6 +144,23 @@ class ForgetListed:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetOver:
+    """Forgets the client where it is over by the rules of retention by then."""
+
+    client_id: bytes
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRetention:
+    """Puts other rules of retention into force. A version of 0 means whatever comes next."""
+
+    rules: RetentionRules
+    published_by: str
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PublishRules:
     """Puts other rules into force. A version of 0 means whatever comes next."""
 
@@ -149,7 +170,16 @@ class PublishRules:
 
 
 Command = (
-    MergeClients | UndoMerge | RecordConsent | ForgetClient | CancelForgetting | ForgetDue | ForgetListed | PublishRules
+    MergeClients
+    | UndoMerge
+    | RecordConsent
+    | ForgetClient
+    | CancelForgetting
+    | ForgetDue
+    | ForgetOver
+    | ForgetListed
+    | PublishRules
+    | PublishRetention
 )
 
 
@@ -220,6 +250,13 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionPublished:
+    """The rules of retention are in force."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """The rules are in force, and all history was decided again."""
 
@@ -227,7 +264,9 @@ class Published:
     reattributed: int
 
 
-Outcome = Merged | Undone | Consented | Forgotten | ForgottenAgain | Cancelled | Settled | Published
+Outcome = (
+    Merged | Undone | Consented | Forgotten | ForgottenAgain | Cancelled | Settled | Published | RetentionPublished
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +300,7 @@ class Decisions:
     def rolled_back(self) -> None:
         """Nothing is kept between transactions."""
 
-    def _decide(self, ledger: Ledger, command: Command) -> Outcome:  # noqa: PLR0911 -- one a command
+    def _decide(self, ledger: Ledger, command: Command) -> Outcome:  # noqa: C901, PLR0911 -- one a command
         match command:
             case MergeClients():
                 return self._merge(ledger, command)
@@ -275,10 +314,16 @@ class Decisions:
                 return self._cancel(ledger, command)
             case ForgetDue():
                 return self._forget_due(ledger, command)
+            case ForgetOver():
+                return self._forget_over(ledger, command)
             case ForgetListed():
                 return self._forget_listed(ledger, command)
             case PublishRules():
                 return self._publish(ledger, command)
+            case PublishRetention():
+                rules = next_retention(ledger.tx, command.rules)
+                publish_retention(ledger.tx, rules, command.published_by)
+                return RetentionPublished(rules.version)
 
     def _settlement(self, ledger: Ledger, event_id: bytes, traceparent: str) -> Settlement:
         cause = Cause(
@@ -469,6 +514,14 @@ class Decisions:
             return Settled()
         client_id = _present(ledger, command.client_id)
         return Forgotten(self._drop(ledger, client_id, row.reason, row.decided_by, command.traceparent))
+
+    def _forget_over(self, ledger: Ledger, command: ForgetOver) -> Forgotten | Settled:
+        rules = retention_in_force(ledger.tx)
+        rule = Retention(ledger.tx, rules).rule_of(command.client_id, ledger.tx.now)
+        if rule is None:
+            return Settled()
+        reason = f"rule {rule.name} of version {rules.version} of the retention rules"
+        return Forgotten(self._drop(ledger, command.client_id, reason, RETAINED, command.traceparent))
 
     def _forget_listed(self, ledger: Ledger, command: ForgetListed) -> ForgottenAgain:
         """Clients that are on the list whole are forgotten as any client is; then what is left of it."""

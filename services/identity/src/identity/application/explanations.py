@@ -150,6 +150,13 @@ def _published(event: pb.RulesPublished) -> str:
     return f"Version {event.rules.version} of the rules was published by {event.published_by or 'somebody'}."
 
 
+def _retention_published(event: pb.RetentionRulesPublished) -> str:
+    return (
+        f"Version {event.rules.version} of the retention rules, {len(event.rules.rules)} in number, was published by "
+        f"{event.published_by or 'somebody'}."
+    )
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -168,4 +175,5 @@ _SENTENCES: Final[dict[str, tuple[Any, Callable[[Any], str]]]] = {
     messages.FORGETTING_CANCELLED: (pb.ForgettingCancelled, _cancelled),
     messages.CLIENT_FORGOTTEN: (pb.ClientForgotten, _forgotten),
     messages.RULES_PUBLISHED: (pb.RulesPublished, _published),
+    messages.RETENTION_RULES_PUBLISHED: (pb.RetentionRulesPublished, _retention_published),
 }

@@ -12,11 +12,14 @@ from identity.application.commands import (
     ForgetClient,
     ForgetDue,
     ForgetListed,
+    ForgetOver,
     Forgotten,
     ForgottenAgain,
 )
 from identity.application.queries import Queries
+from identity.application.retention import Retention, next_retention, retention_in_force
 from identity.domain.refusals import ClientForgottenError, ClientNotForgottenError
+from identity.domain.retention import RetentionRule, RetentionRules
 from throughline.identity.v1 import events_pb2
 from throughline_eventlog import Clock, Reader, Store, Writer
 from throughline_kernel import Recorded
@@ -25,6 +28,8 @@ from throughline_privacy import ForgottenClient
 R = TypeVar("R")
 SWEEP: Final = 100
 """Clients that one sweep forgets at most."""
+LOOK: Final = 500
+"""Client ids that one sweep holds against the rules of retention at most."""
 
 
 class Keys(Protocol):
@@ -60,6 +65,8 @@ class Forgetting:
         self._decisions = decisions
         self._keys = keys
         self._clock = clock
+        self._looked_at = b""
+        self._unfinished: list[bytes] = []
 
     async def forget(self, command: ForgetClient) -> tuple[Decision, Forgotten]:
         """Forgets, schedules, or tells what would go; on return nothing of the forgotten can be opened any more.
@@ -92,9 +99,55 @@ class Forgetting:
     async def sweep(self) -> int:
         """Forgets whose time has come; answers how many forgettings were looked at, at most SWEEP."""
         due = await self._read(lambda reader: Queries(reader).due(self._clock(), SWEEP))
-        outcomes = [(await self._writer.submit(self._decisions, ForgetDue(client_id))).outcome for client_id in due]
-        await self._finish([each.extent.client_id for each in outcomes if isinstance(each, Forgotten)])
+        await self._forget_each([ForgetDue(client_id) for client_id in due])
         return len(due)
+
+    async def retain(self) -> int:
+        """Forgets who is over by the rules of retention; answers how many.
+
+        Looks at the next LOOK client ids and forgets at most SWEEP. The next call goes on behind them, and begins anew
+        at the end; so does a new process.
+        """
+        over, looked_at = await self._read(self._over)
+        gone = await self._forget_each([ForgetOver(client_id) for client_id in over])
+        self._looked_at = looked_at
+        return gone
+
+    async def _forget_each(self, commands: Sequence[ForgetDue | ForgetOver]) -> int:
+        """Answers how many are forgotten. Where the key store or the list is away, the next call does the rest."""
+        gone = 0
+        for command in commands:
+            outcome = (await self._writer.submit(self._decisions, command)).outcome
+            if isinstance(outcome, Forgotten):
+                self._unfinished.append(outcome.extent.client_id)
+                gone += 1
+        await self._finish(self._unfinished)
+        self._unfinished.clear()
+        return gone
+
+    def _over(self, reader: Reader) -> tuple[list[bytes], bytes]:
+        over: list[bytes] = []
+        looked_at: list[bytes] = []
+        for client_id, rule in Retention(reader, retention_in_force(reader)).look(self._clock(), self._looked_at, LOOK):
+            looked_at.append(client_id)
+            if rule is not None:
+                over.append(client_id)
+            if len(over) == SWEEP:
+                return over, client_id
+        return over, looked_at[-1] if len(looked_at) == LOOK else b""
+
+    async def try_retention(self, rules: RetentionRules) -> tuple[int, list[tuple[bytes, RetentionRule]]]:
+        """The version that the rules would have, and who is over by them now, by client id. Decides nothing.
+
+        Raises: RulesChangedError, InvalidError.
+        """
+
+        def work(reader: Reader) -> tuple[int, list[tuple[bytes, RetentionRule]]]:
+            tried = next_retention(reader, rules)
+            looked = Retention(reader, tried).look(self._clock())
+            return tried.version, [(client_id, rule) for client_id, rule in looked if rule is not None]
+
+        return await self._read(work)
 
     async def catch_up(self) -> int:
         """Makes log, list and keys agree; before anybody is served. Answers how many clients had come back.

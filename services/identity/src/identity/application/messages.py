@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from identity.domain.personas import OrderKey, Presented
 from identity.domain.resolution import Basis
+from identity.domain.retention import RetentionRule, RetentionRules
 from identity.domain.rules import JoinPolicy, RuleSet, TypeRule
 from throughline.identity.v1 import events_pb2 as pb
 from throughline.identity.v1 import rules_pb2
@@ -29,6 +30,7 @@ FORGETTING_SCHEDULED: Final = "throughline.identity.v1.ForgettingScheduled"
 FORGETTING_CANCELLED: Final = "throughline.identity.v1.ForgettingCancelled"
 CLIENT_FORGOTTEN: Final = "throughline.identity.v1.ClientForgotten"
 RULES_PUBLISHED: Final = "throughline.identity.v1.RulesPublished"
+RETENTION_RULES_PUBLISHED: Final = "throughline.identity.v1.RetentionRulesPublished"
 
 _JOINS: Final = {
     JoinPolicy.ALWAYS: rules_pb2.JOIN_POLICY_ALWAYS,
@@ -198,5 +200,24 @@ def rules_message(rules: RuleSet) -> rules_pb2.RuleSet:
                 blocked_values=each.blocked_values,
             )
             for each in rules.types
+        ],
+    )
+
+
+def retention_from(message: rules_pb2.RetentionRules) -> RetentionRules:
+    """Rules of retention as the domain sees them."""
+    return RetentionRules(
+        message.version,
+        tuple(RetentionRule(each.name, each.keep, tuple(each.channels), each.purpose) for each in message.rules),
+    )
+
+
+def retention_message(rules: RetentionRules) -> rules_pb2.RetentionRules:
+    """Rules of retention as they are published."""
+    return rules_pb2.RetentionRules(
+        version=rules.version,
+        rules=[
+            rules_pb2.RetentionRule(name=each.name, keep=each.keep, channels=each.channels, purpose=each.purpose)
+            for each in rules.rules
         ],
     )

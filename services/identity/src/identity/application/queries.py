@@ -150,7 +150,7 @@ class Queries:
             proposals=tuple(
                 sorted(self._proposals.get_many(set(self._suffixes(records.CLIENT_PROPOSALS, present))).items())
             ),
-            consents=self._consented(ids),
+            consents=self.consents(ids),
             interactions=sum(each.count for each in personas.values()),
             first_seen_at=min((each.first.occurred_at for each in personas.values()), default=0),
             last_seen_at=max((each.last_seen for each in personas.values()), default=0),
@@ -200,6 +200,30 @@ class Queries:
             for each in messages.last_attributions(stream).values()
         )
         return heapq.nsmallest(size, (key for key in keys if after is None or key > after))
+
+    def consents(self, ids: Iterable[bytes]) -> tuple[ConsentGiven, ...]:
+        """Of each purpose and scope what was said last, to whichever id of the client's."""
+        said: dict[bytes, ConsentRow] = {}
+        for client_id in ids:
+            for key, row in self._consents.scan(client_id):
+                name = key[len(client_id) :]
+                if name not in said or (said[name].at, said[name].event_id) < (row.at, row.event_id):
+                    said[name] = row
+        given: list[ConsentGiven] = []
+        for name, row in sorted(said.items()):
+            purpose, _, scope = name.decode().partition("\0")
+            given.append(ConsentGiven(purpose, scope, row))
+        return tuple(given)
+
+    def last_seen(self, client_id: bytes) -> int:
+        """When the client (no alias) was last seen, microseconds."""
+        return max((each.last_seen for each in self._members(client_id).values()), default=0)
+
+    def channels(self, client_id: bytes) -> set[str]:
+        """The channels that the client (no alias) was ever seen on."""
+        members = self._suffixes(records.MEMBERS, client_id)
+        streams = self._reader.read_streams([stream_of("persona", each) for each in members])
+        return {messages.attribution(event).facts.channel for stream in streams.values() for event in stream}
 
     def proposals(self, after: bytes, size: int) -> list[tuple[bytes, ProposalRow]]:
         """Merges that wait for a person, by id, at most `size`."""
@@ -334,20 +358,6 @@ class Queries:
         rows = self._identifiers.get_many(first)
         own = [OwnIdentifier(key, row, first[key], count[key]) for key, row in rows.items() if row.client == client_id]
         return tuple(sorted(own, key=lambda each: (each.row.type, each.hash)))
-
-    def _consented(self, ids: Iterable[bytes]) -> tuple[ConsentGiven, ...]:
-        """Of each purpose and scope what was said last, to whichever id of the client's."""
-        said: dict[bytes, ConsentRow] = {}
-        for client_id in ids:
-            for key, row in self._consents.scan(client_id):
-                name = key[len(client_id) :]
-                if name not in said or (said[name].at, said[name].event_id) < (row.at, row.event_id):
-                    said[name] = row
-        given: list[ConsentGiven] = []
-        for name, row in sorted(said.items()):
-            purpose, _, scope = name.decode().partition("\0")
-            given.append(ConsentGiven(purpose, scope, row))
-        return tuple(given)
 
 
 def _interaction(event: Recorded) -> str:

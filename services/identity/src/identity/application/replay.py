@@ -9,10 +9,11 @@ from typing import Any
 from identity.application import messages
 from identity.application.explanations import sentence
 from identity.application.records import consent_key
-from identity.application.states import published_rules
+from identity.application.states import published_retention, published_rules
 from identity.domain import state
 from identity.domain.personas import OrderKey, Persona, Presented
 from identity.domain.resolution import BLOCKED_VALUE, MANUAL, Decisions, Joined, Resolution, resolve
+from identity.domain.retention import NO_RETENTION, RetentionRules
 from identity.domain.rules import SHIPPED_RULES, Rules, RuleSet
 from identity.domain.state import EMPTY, OwnedIdentifier, Tally
 from throughline.identity.v1 import events_pb2 as pb
@@ -38,6 +39,7 @@ class IdentityFold:
     def __init__(self) -> None:
         self._rules: RuleSet = SHIPPED_RULES
         self._published = False
+        self._retention: RetentionRules = NO_RETENTION
         self._personas: dict[bytes, tuple[OrderKey, tuple[Presented, ...]]] = {}
         self._tallies: dict[str, dict[bytes, Tally]] = {}
         self._blocked: set[bytes] = set()
@@ -59,6 +61,7 @@ class IdentityFold:
             messages.FORGETTING_CANCELLED: self._cancelled,
             messages.CLIENT_FORGOTTEN: self._forgot,
             messages.RULES_PUBLISHED: self._published_rules,
+            messages.RETENTION_RULES_PUBLISHED: self._published_retention,
         }
 
     def apply(self, event: Recorded) -> None:
@@ -103,6 +106,8 @@ class IdentityFold:
                 state.PROPOSAL + merge_id.hex(),
                 state.proposal_state(proposal.client_id, proposal.other_client_id),
             )
+        if self._retention.version:
+            yield state.RETENTION, published_retention(self._retention)
         if self._published:
             yield state.RULES, published_rules(self._rules)
         for key in sorted(outcome.unlinked):
@@ -229,6 +234,9 @@ class IdentityFold:
     def _published_rules(self, event: Recorded) -> None:
         self._rules = messages.rules_from(pb.RulesPublished.FromString(event.payload).rules)
         self._published = True
+
+    def _published_retention(self, event: Recorded) -> None:
+        self._retention = messages.retention_from(pb.RetentionRulesPublished.FromString(event.payload).rules)
 
 
 def _consent_key(client_id: str, purpose: str, scope: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from identity.application import records
 from identity.application.ledger import Table
-from identity.application.messages import rules_from
+from identity.application.messages import retention_from, rules_from
 from identity.application.records import (
     ClientRow,
     ConsentRow,
@@ -17,7 +17,9 @@ from identity.application.records import (
     PersonaRow,
     ProposalRow,
 )
+from identity.application.retention import RETENTION
 from identity.domain import state
+from identity.domain.retention import RetentionRules
 from identity.domain.rules import RuleSet
 from identity.domain.state import EMPTY, OwnedIdentifier, Tally
 from throughline.identity.v1 import rules_pb2
@@ -95,6 +97,9 @@ class LiveState:
         yield from self._going()
         for key, row in self._proposals.scan():
             yield state.PROPOSAL + key.hex(), state.proposal_state(row.client, row.other)
+        retention = self._reader.get(records.RULES, RETENTION)
+        if retention is not None:
+            yield state.RETENTION, published_retention(retention_from(rules_pb2.RetentionRules.FromString(retention)))
         raw = self._reader.get(records.RULES, b"current")
         if raw is not None:
             yield state.RULES, published_rules(rules_from(rules_pb2.RuleSet.FromString(raw)))
@@ -130,5 +135,16 @@ def published_rules(rules: RuleSet) -> dict[str, Any]:
                 "blocked_values": list(each.blocked_values),
             }
             for each in rules.types
+        ],
+    )
+
+
+def published_retention(rules: RetentionRules) -> dict[str, Any]:
+    """The rules of retention as a canonical value."""
+    return state.retention_state(
+        rules.version,
+        [
+            {"name": each.name, "keep": each.keep, "channels": list(each.channels), "purpose": each.purpose}
+            for each in rules.rules
         ],
     )

@@ -16,6 +16,7 @@ DECISION: Final = "decision."
 FORGETTING: Final = "forgetting."
 FORGOTTEN: Final = "forgotten."
 PROPOSAL: Final = "proposal."
+RETENTION: Final = "retention"
 RULES: Final = "rules"
 UNLINKED: Final = "unlinked."
 
@@ -93,6 +94,11 @@ def proposal_state(client_id: bytes, other_client_id: bytes) -> dict[str, Any]:
 def unlinked_state(type_: str, reason: str) -> dict[str, Any]:
     """An identifier that belongs to nobody."""
     return {"type": type_, "reason": reason}
+
+
+def retention_state(version: int, rules: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rules of retention in force."""
+    return {"version": version, "rules": list(rules)}
 
 
 def rules_state(version: int, types: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from identity.application.commands import (
     CancelForgetting,
     ForgetClient,
     MergeClients,
+    PublishRetention,
     PublishRules,
     RecordConsent,
     UndoMerge,
 )
-from identity.application.messages import rules_from
+from identity.application.messages import retention_from, rules_from
 from identity.domain.refusals import invalid, required
 from throughline.identity.v1 import identity_pb2 as pb
 from throughline.identity.v1 import rules_pb2
@@ -130,6 +131,13 @@ def publish_rules(request: pb.PublishRulesRequest, traceparent: str) -> PublishR
     if violations:
         raise InvalidError.of(*violations)
     return PublishRules(rules_from(request.rules), _text("published_by", request.published_by), traceparent)
+
+
+def publish_retention(request: pb.PublishRetentionRulesRequest, traceparent: str) -> PublishRetention:
+    """Raises: InvalidError."""
+    if not request.HasField("rules"):
+        raise required("rules")
+    return PublishRetention(retention_from(request.rules), _text("published_by", request.published_by), traceparent)
 
 
 def _grace(value: int) -> int:

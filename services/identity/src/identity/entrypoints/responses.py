@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from identity.application import messages
 from identity.application.commands import Decision, Forgotten
 from identity.application.queries import ClientView, Explanation, OwnIdentifier, Step
 from identity.application.records import ForgettingRow, MergeRow, ProposalRow
 from identity.domain.resolution import Basis
+from identity.domain.retention import RetentionRule
 from throughline.identity.v1 import events_pb2
 from throughline.identity.v1 import identity_pb2 as pb
 from throughline_kernel import Recorded
+
+MAX_OVER: Final = 1_000
+"""Clients that a dry run names at most."""
 
 
 def client(view: ClientView, rules_version: int) -> pb.Client:
@@ -93,6 +97,15 @@ def done(events: Iterable[tuple[Recorded, events_pb2.ClientForgotten]]) -> list[
         )
         for event, message in events
     ]
+
+
+def tried(version: int, over: Sequence[tuple[bytes, RetentionRule]]) -> pb.PublishRetentionRulesResponse:
+    """Who would be forgotten by rules of retention."""
+    return pb.PublishRetentionRulesResponse(
+        version=version,
+        clients=len(over),
+        over=[pb.ClientOver(client_id=client_id.hex(), rule=rule.name) for client_id, rule in over[:MAX_OVER]],
+    )
 
 
 def certificate(

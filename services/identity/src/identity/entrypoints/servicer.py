@@ -17,11 +17,13 @@ from identity.application.commands import (
     Merged,
     Outcome,
     Published,
+    RetentionPublished,
     Undone,
 )
 from identity.application.forgetting import Forgetting
-from identity.application.messages import rules_message
+from identity.application.messages import retention_message, rules_message
 from identity.application.queries import Queries
+from identity.application.retention import retention_in_force
 from identity.application.rulebook import HashIdentifier, Rulebook
 from identity.domain.refusals import invalid
 from identity.entrypoints import requests, responses
@@ -231,6 +233,22 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         """Puts rules into force and decides all history again under them."""
         _, published = await self._decide(requests.publish_rules(request, current_traceparent()), Published)
         return pb.PublishRulesResponse(version=published.version, reattributed=published.reattributed)
+
+    async def GetRetentionRules(  # noqa: N802 -- named by the contract
+        self, request: pb.GetRetentionRulesRequest, context: Context
+    ) -> pb.GetRetentionRulesResponse:
+        """The rules of retention in force."""
+        return pb.GetRetentionRulesResponse(rules=retention_message(await self._read(retention_in_force)))
+
+    async def PublishRetentionRules(  # noqa: N802 -- named by the contract
+        self, request: pb.PublishRetentionRulesRequest, context: Context
+    ) -> pb.PublishRetentionRulesResponse:
+        """Puts rules of retention into force, or tells who would be forgotten by them."""
+        command = requests.publish_retention(request, current_traceparent())
+        if request.dry_run:
+            return responses.tried(*await self._forgetting.try_retention(command.rules))
+        _, published = await self._decide(command, RetentionPublished)
+        return pb.PublishRetentionRulesResponse(version=published.version)
 
     async def _decide(self, command: Command, kind: type[O]) -> tuple[Decision, O]:
         """Each command has its own kind of outcome, which the caller names."""

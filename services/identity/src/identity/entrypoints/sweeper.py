@@ -1,4 +1,4 @@
-"""Looks from time to time for those whose grace time is over."""
+"""Looks from time to time for those whose grace time is over, and for those whom no rule of retention keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STUCK_SECONDS: Final = 60.0
 
 
 class Sweeper:
-    """Forgets who is due every `every` seconds."""
+    """Forgets who is due, and who is over by the rules of retention, every `every` seconds."""
 
     def __init__(
         self, forgetting: Forgetting, every: float, *, monotonic: Callable[[], float] = time.monotonic
@@ -38,6 +38,7 @@ class Sweeper:
             try:
                 while await self._forgetting.sweep() == SWEEP:
                     self._swept = self._monotonic()
+                await self._forgetting.retain()
                 self._swept = self._monotonic()
                 self._trouble = ""
             except UnavailableError as error:

@@ -494,3 +494,28 @@ class RulesPublished(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RulesPublished: _TypeAlias = RulesPublished  # noqa: Y015
+
+@_typing.final
+class RetentionRulesPublished(_message.Message):
+    """All rules by which clients are over from here on; those before hold no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    PUBLISHED_BY_FIELD_NUMBER: _builtins.int
+    published_by: _builtins.str
+    @_builtins.property
+    def rules(self) -> _rules_pb2.RetentionRules: ...
+    def __init__(
+        self,
+        *,
+        rules: _rules_pb2.RetentionRules | None = ...,
+        published_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["published_by", b"published_by", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetentionRulesPublished: _TypeAlias = RetentionRulesPublished  # noqa: Y015

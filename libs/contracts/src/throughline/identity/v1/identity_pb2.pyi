@@ -994,3 +994,118 @@ class PublishRulesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PublishRulesResponse: _TypeAlias = PublishRulesResponse  # noqa: Y015
+
+@_typing.final
+class GetRetentionRulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRetentionRulesRequest: _TypeAlias = GetRetentionRulesRequest  # noqa: Y015
+
+@_typing.final
+class GetRetentionRulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rules(self) -> _rules_pb2.RetentionRules: ...
+    def __init__(
+        self,
+        *,
+        rules: _rules_pb2.RetentionRules | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRetentionRulesResponse: _TypeAlias = GetRetentionRulesResponse  # noqa: Y015
+
+@_typing.final
+class PublishRetentionRulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    PUBLISHED_BY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    published_by: _builtins.str
+    dry_run: _builtins.bool
+    """Decides nothing: tells who would be forgotten now."""
+    @_builtins.property
+    def rules(self) -> _rules_pb2.RetentionRules:
+        """A version of 0 means whatever comes next."""
+
+    def __init__(
+        self,
+        *,
+        rules: _rules_pb2.RetentionRules | None = ...,
+        published_by: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "published_by", b"published_by", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishRetentionRulesRequest: _TypeAlias = PublishRetentionRulesRequest  # noqa: Y015
+
+@_typing.final
+class ClientOver(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    rule: _builtins.str
+    """Name of the rule that says so."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        rule: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientOver: _TypeAlias = ClientOver  # noqa: Y015
+
+@_typing.final
+class PublishRetentionRulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version they have, or would have."""
+    clients: _builtins.int
+    """Of a dry run: how many clients are over now, and the first 1,000 of them, by id."""
+    @_builtins.property
+    def over(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientOver]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        clients: _builtins.int = ...,
+        over: _abc.Iterable[Global___ClientOver] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "over", b"over", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishRetentionRulesResponse: _TypeAlias = PublishRetentionRulesResponse  # noqa: Y015

@@ -104,6 +104,16 @@ class IdentityServiceStub:
                 request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRulesRequest.SerializeToString,
                 response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRulesResponse.FromString,
                 _registered_method=True)
+        self.GetRetentionRules = channel.unary_unary(
+                '/throughline.identity.v1.IdentityService/GetRetentionRules',
+                request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetRetentionRulesRequest.SerializeToString,
+                response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetRetentionRulesResponse.FromString,
+                _registered_method=True)
+        self.PublishRetentionRules = channel.unary_unary(
+                '/throughline.identity.v1.IdentityService/PublishRetentionRules',
+                request_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRetentionRulesRequest.SerializeToString,
+                response_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRetentionRulesResponse.FromString,
+                _registered_method=True)
 
 
 class IdentityServiceServicer:
@@ -205,6 +215,19 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRetentionRules(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishRetentionRules(self, request, context):
+        """Publishes all rules of retention anew: who they say is over is forgotten, some at a time. A dry run tells who that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IdentityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -277,6 +300,16 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.PublishRules,
                     request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRulesRequest.FromString,
                     response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRulesResponse.SerializeToString,
+            ),
+            'GetRetentionRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRetentionRules,
+                    request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetRetentionRulesRequest.FromString,
+                    response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.GetRetentionRulesResponse.SerializeToString,
+            ),
+            'PublishRetentionRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishRetentionRules,
+                    request_deserializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRetentionRulesRequest.FromString,
+                    response_serializer=throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRetentionRulesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -657,6 +690,60 @@ class IdentityService:
             '/throughline.identity.v1.IdentityService/PublishRules',
             throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRulesRequest.SerializeToString,
             throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRetentionRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.identity.v1.IdentityService/GetRetentionRules',
+            throughline_dot_identity_dot_v1_dot_identity__pb2.GetRetentionRulesRequest.SerializeToString,
+            throughline_dot_identity_dot_v1_dot_identity__pb2.GetRetentionRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishRetentionRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.identity.v1.IdentityService/PublishRetentionRules',
+            throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRetentionRulesRequest.SerializeToString,
+            throughline_dot_identity_dot_v1_dot_identity__pb2.PublishRetentionRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,9 @@ class IdentityServiceStub:
     GetRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetRulesRequest, _identity_pb2.GetRulesResponse]
     PublishRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.PublishRulesRequest, _identity_pb2.PublishRulesResponse]
     """Publishes new rules; all history is decided again under them."""
+    GetRetentionRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.GetRetentionRulesRequest, _identity_pb2.GetRetentionRulesResponse]
+    PublishRetentionRules: _aio.UnaryUnaryMultiCallable[_identity_pb2.PublishRetentionRulesRequest, _identity_pb2.PublishRetentionRulesResponse]
+    """Publishes all rules of retention anew: who they say is over is forgotten, some at a time. A dry run tells who that is."""
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -151,5 +154,20 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_identity_pb2.PublishRulesRequest, _abc.Awaitable[_identity_pb2.PublishRulesResponse]],
     ) -> _abc.Awaitable[_identity_pb2.PublishRulesResponse]:
         """Publishes new rules; all history is decided again under them."""
+
+    @_abc_1.abstractmethod
+    def GetRetentionRules(
+        self,
+        request: _identity_pb2.GetRetentionRulesRequest,
+        context: _aio.ServicerContext[_identity_pb2.GetRetentionRulesRequest, _abc.Awaitable[_identity_pb2.GetRetentionRulesResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.GetRetentionRulesResponse]: ...
+
+    @_abc_1.abstractmethod
+    def PublishRetentionRules(
+        self,
+        request: _identity_pb2.PublishRetentionRulesRequest,
+        context: _aio.ServicerContext[_identity_pb2.PublishRetentionRulesRequest, _abc.Awaitable[_identity_pb2.PublishRetentionRulesResponse]],
+    ) -> _abc.Awaitable[_identity_pb2.PublishRetentionRulesResponse]:
+        """Publishes all rules of retention anew: who they say is over is forgotten, some at a time. A dry run tells who that is."""
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _aio.Server) -> None: ...

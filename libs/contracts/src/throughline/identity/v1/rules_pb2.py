@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#throughline/identity/v1/rules.proto\x12\x17throughline.identity.v1\"\xc7\x01\n\x12IdentifierTypeRule\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12\x19\n\x11identifies_person\x18\x03 \x01(\x08\x12\x31\n\x04join\x18\x04 \x01(\x0e\x32#.throughline.identity.v1.JoinPolicy\x12\x16\n\x0emax_per_client\x18\x05 \x01(\x05\x12\x13\n\x0bmax_persons\x18\x06 \x01(\x05\x12\x16\n\x0e\x62locked_values\x18\x07 \x03(\t\"V\n\x07RuleSet\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12:\n\x05types\x18\x02 \x03(\x0b\x32+.throughline.identity.v1.IdentifierTypeRule*r\n\nJoinPolicy\x12\x1b\n\x17JOIN_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12JOIN_POLICY_ALWAYS\x10\x01\x12\x18\n\x14JOIN_POLICY_VERIFIED\x10\x02\x12\x15\n\x11JOIN_POLICY_NEVER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#throughline/identity/v1/rules.proto\x12\x17throughline.identity.v1\"\xc7\x01\n\x12IdentifierTypeRule\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12\x19\n\x11identifies_person\x18\x03 \x01(\x08\x12\x31\n\x04join\x18\x04 \x01(\x0e\x32#.throughline.identity.v1.JoinPolicy\x12\x16\n\x0emax_per_client\x18\x05 \x01(\x05\x12\x13\n\x0bmax_persons\x18\x06 \x01(\x05\x12\x16\n\x0e\x62locked_values\x18\x07 \x03(\t\"V\n\x07RuleSet\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12:\n\x05types\x18\x02 \x03(\x0b\x32+.throughline.identity.v1.IdentifierTypeRule\"N\n\rRetentionRule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04keep\x18\x02 \x01(\x03\x12\x10\n\x08\x63hannels\x18\x03 \x03(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\"X\n\x0eRetentionRules\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x35\n\x05rules\x18\x02 \x03(\x0b\x32&.throughline.identity.v1.RetentionRule*r\n\nJoinPolicy\x12\x1b\n\x17JOIN_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12JOIN_POLICY_ALWAYS\x10\x01\x12\x18\n\x14JOIN_POLICY_VERIFIED\x10\x02\x12\x15\n\x11JOIN_POLICY_NEVER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.identity.v1.rules_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOINPOLICY']._serialized_start=354
-  _globals['_JOINPOLICY']._serialized_end=468
+  _globals['_JOINPOLICY']._serialized_start=524
+  _globals['_JOINPOLICY']._serialized_end=638
   _globals['_IDENTIFIERTYPERULE']._serialized_start=65
   _globals['_IDENTIFIERTYPERULE']._serialized_end=264
   _globals['_RULESET']._serialized_start=266
   _globals['_RULESET']._serialized_end=352
+  _globals['_RETENTIONRULE']._serialized_start=354
+  _globals['_RETENTIONRULE']._serialized_end=432
+  _globals['_RETENTIONRULES']._serialized_start=434
+  _globals['_RETENTIONRULES']._serialized_end=522
 # @@protoc_insertion_point(module_scope)

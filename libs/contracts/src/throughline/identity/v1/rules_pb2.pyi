@@ -117,3 +117,67 @@ class RuleSet(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RuleSet: _TypeAlias = RuleSet  # noqa: Y015
+
+@_typing.final
+class RetentionRule(_message.Message):
+    """When a client is over, and forgotten as by ForgetClient. Has either channels or a purpose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Given as the reason of each forgetting."""
+    keep: _builtins.int
+    """Microseconds."""
+    purpose: _builtins.str
+    """Over is who consents to this purpose in no scope, and whose last word on it is `keep` old or older; of whom never said
+    one, who was last seen `keep` ago or longer.
+    """
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Over is who was only ever seen on these channels, and last seen `keep` ago or longer."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        keep: _builtins.int = ...,
+        channels: _abc.Iterable[_builtins.str] | None = ...,
+        purpose: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "keep", b"keep", "name", b"name", "purpose", b"purpose"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetentionRule: _TypeAlias = RetentionRule  # noqa: Y015
+
+@_typing.final
+class RetentionRules(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """From 1, increasing; 0 where none were ever published."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetentionRule]:
+        """The first that holds is named. Without any, nobody is over."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        rules: _abc.Iterable[Global___RetentionRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetentionRules: _TypeAlias = RetentionRules  # noqa: Y015
