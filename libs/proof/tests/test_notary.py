@@ -115,6 +115,14 @@ def test_a_log_grown_in_any_steps_is_proved_event_by_event(kept: Kept) -> None:
     assert notary.complete(CLIENTS[4]).head == NOTHING
 
 
+def test_a_long_way_is_gone_in_steps_and_each_is_signed(kept: Kept) -> None:
+    """So that whoever takes it over may rest between them."""
+    kept.append(CLIENTS * 130)
+    notary = kept.notary()
+    assert [notary.follow() for _ in range(4)] == [True, True, False, False]
+    assert [signed.size for _, signed in notary.checkpoints(limit=9)] == [300, 600, 650]
+
+
 def test_nothing_is_signed_twice_and_everything_signed_is_kept(kept: Kept) -> None:
     """A log that did not grow has its checkpoint; they are listed in order, from either end, in pages."""
     notary = kept.notary()

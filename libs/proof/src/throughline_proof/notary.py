@@ -33,7 +33,7 @@ from throughline_proof.verifier import (
     node_hash,
 )
 
-STEP: Final = 5_000
+STEP: Final = 10_000
 """Events that one transaction takes over at most."""
 TILE: Final = 256
 """Nodes that a row holds: those of every eighth level."""
@@ -111,6 +111,15 @@ class Notary:
             signed = self.advance()
             if signed.position >= end:
                 return signed
+
+    def follow(self) -> bool:
+        """Takes over what the log has more, a step at most, and signs it; answers whether the log has still more.
+
+        Raises: as `checkpoint`.
+        """
+        signed = self.advance()
+        with self._log.snapshot() as reader:
+            return reader.last_position() > signed.position
 
     def advance(self) -> pb.CheckpointSigned:
         """Takes over what the log has more, a step at most, and signs it; else gives the last checkpoint.
