@@ -18,6 +18,7 @@ from throughline_client.commands.registry import read_interaction
 from throughline_client.commands.running import failure_of
 from throughline_client.commands.showing import how_long, plain, when
 from throughline_client.importer.problems import DataFileError
+from throughline_testkit import eventually_sync
 
 Run = Callable[..., Result]
 MakeVisit = Callable[..., interaction_pb2.Interaction]
@@ -369,6 +370,34 @@ def test_retention_is_tried_published_and_shown(run: Run, run_until: Run, client
     assert "CONCURRENT_CHANGE" in again.output
     file.write_text("rules: []", encoding="utf-8")
     assert parsed(run(*publish, "--yes", "-o", "json"))["version"] == 2
+
+
+def test_a_withdrawn_consent_is_heeded_and_said(run: Run, run_until: Run, client: Throughline) -> None:
+    """consent record and show; resume, timeline and scorecard tell what they leave out, an audit and others nothing."""
+    assert client is not None
+    assert run("record", "-", text=line(70) + line(71, channel="phone")).exit_code == 0
+    client_id = parsed(run_until("resolve", "-i", "email=cli@shop.eu", "-o", "json"))["client_id"]
+    run_until("resume", client_id, "--channel", "phone")
+    word = ("consent", "record", "research", "-i", "email=cli@shop.eu", "--source", "letter")
+    assert run(*word, "--withdraw", "--at", "2026-11-01").exit_code == 0
+    (said,) = parsed(run("consent", "show", client_id, "-o", "json"))
+    assert (said["purpose"], said["granted"], said["source"]) == ("research", False, "letter")
+    assert "withdrawn" in run("consent", "show", client_id).output
+
+    def told() -> Result | None:
+        result = run("resume", client_id, "--channel", "phone", "--purpose", "research")
+        return result if "left out by consent" in result.output else None
+
+    result = eventually_sync(told, 60.0, why="journey hears of the withdrawal")
+    assert result is not None
+    assert "everything" in result.output
+    assert "last steps" not in result.output
+    assert parsed(run("resume", client_id, "--channel", "phone", "-o", "json"))["left_out"] == []
+    assert "entries" in run("history", client_id, "--purpose", "research").output
+    assert "visit" in run("history", client_id, "--purpose", "audit").output
+    assert run("resume", client_id, "--channel", "phone", "--purpose", "no such").exit_code == 1
+    assert run("consent", "record", "audit", client_id, "--withdraw", "--source", "letter").exit_code == 1
+    assert run(*word, "--grant").exit_code == 0
 
 
 def test_a_hand_over_works_once(run: Run, run_until: Run, client: Throughline) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from throughline.identity.v1 import events_pb2 as identity
 from throughline.ingestion.v1.interaction_pb2 import Identifier, IdentifierHash, InteractionFacts
-from throughline_directory import DIRECTORY_TABLES, Directory, DirectoryFold, Resolution, Rows
+from throughline_directory import DIRECTORY_TABLES, Directory, DirectoryFold, Resolution, Rows, consents_after
+from throughline_directory.consents import CONSENTS
 from throughline_directory.folding import CLIENTS, IDENTIFIERS, ClientRow
 from throughline_eventlog import Store, StoreSettings, open_store
 from throughline_kernel import Recorded, hex_id
@@ -188,9 +189,36 @@ def test_a_forgotten_client_is_nothing_but_forgotten() -> None:
 
 def test_what_is_of_no_concern_is_passed_over() -> None:
     """Attributions, by far the most, touch no row."""
-    ask = InMemory([attributed(A), identity.MergeProposed(client_id=A), identity.ConsentRecorded(client_id=A)])
+    ask = InMemory([attributed(A), identity.MergeProposed(client_id=A)])
     assert ask(A) == Resolution()
     assert list(ask.fold.aggregates()) == []
+
+
+def said(client: str, *, granted: bool, purpose: str = "marketing", scope: str = "") -> Any:
+    return identity.ConsentRecorded(client_id=client, purpose=purpose, granted=granted, scope=scope, source="desk")
+
+
+def forbidding(messages: Sequence[Any], of: Sequence[Any]) -> dict[str, list[str]]:
+    """After all messages, whose consents the last of them may have changed, and the purposes each of these forbids."""
+    events = recorded([*messages, *of])
+    fold = DirectoryFold()
+    fold.apply_many(events)
+    return {
+        client: sorted(word.purpose for word in consents.words if consents.withdrawal(word.purpose) is not None)
+        for client, (consents, _) in consents_after(fold.rows, events[len(messages) :]).items()
+    }
+
+
+def test_a_clients_consents_are_all_that_was_said_under_any_of_its_ids() -> None:
+    """A merge brings the other's words, undoing it takes them back, and forgetting forgets them."""
+    start = [opened(A), opened(B), said(B, granted=False), said(A, granted=False, purpose="service")]
+    assert forbidding(start[:2], start[2:]) == {A: ["service"], B: ["marketing"]}
+    together = [*start, merged(A, B)]
+    assert forbidding(start, [merged(A, B)]) == {A: ["marketing", "service"]}
+    assert forbidding(together, [undone(A, B)]) == {A: ["service"], B: ["marketing"]}
+    assert forbidding(together, [forgotten(A, [B])]) == {}
+    assert forbidding([*together, forgotten(A, [B]), opened(A)], [said(A, granted=True)]) == {A: []}
+    assert forbidding([], [opened(A), merged(A, B), attributed(A)]) == {}
 
 
 def test_a_service_asks_with_identifiers_in_the_clear(open_test_store: Callable[..., Store]) -> None:
@@ -222,6 +250,7 @@ histories = st.lists(
         st.builds(undone, clients, clients),
         st.builds(forgotten, clients, st.lists(clients, max_size=1), st.lists(names, max_size=2)),
         st.builds(attributed, clients),
+        st.builds(said, clients, granted=st.booleans(), scope=st.sampled_from(["", "web"])),
     ),
     max_size=25,
 )
@@ -298,7 +327,7 @@ def test_the_fold_agrees_with_the_plain_words(messages: list[Any]) -> None:
 
 
 def rows_of(rows: Rows) -> dict[str, list[tuple[bytes, bytes]]]:
-    return {table: list(rows.scan(table)) for table in (CLIENTS, IDENTIFIERS)}
+    return {table: list(rows.scan(table)) for table in (CLIENTS, CONSENTS, IDENTIFIERS)}
 
 
 @given(histories, st.data())

@@ -111,6 +111,16 @@ class Upstream:
             identity.ClientForgotten(client_id=client_id(client), alias_ids=[client_id(each) for each in aliases])
         )
 
+    def consented(self, client: str, granted: bool, at: int, scope: str = "", purpose: str = "measurement") -> Recorded:
+        """What a client says, once it was opened."""
+        opened = identity.ClientOpened(client_id=client_id(client))
+        if all(event.payload != opened.SerializeToString() for event in self.identity.events):
+            self.identity.add(opened)
+        message = identity.ConsentRecorded(
+            client_id=client_id(client), purpose=purpose, granted=granted, source="desk", scope=scope
+        )
+        return self.identity.add(message, at)
+
     def received(self, client: str, name: str, at: int, on: str = "", **fact: Any) -> Recorded:
         given: dict[str, Any] = {"kind": interaction.FEEDBACK_KIND_NPS}
         message = feedback.FeedbackReceived(

@@ -30,8 +30,8 @@ from throughline_client.sdk.proofs import ProofClient
 from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
-from throughline_kernel import ALWAYS, Interval
-from throughline_rpc import RemoteRefusal, open_channel
+from throughline_kernel import ALWAYS, SERVICE, Interval
+from throughline_rpc import PURPOSE_KEY, RemoteRefusal, open_channel
 
 _LOG_SERVICE: ServiceDescriptor = eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"]
 _PROOF_SERVICE: ServiceDescriptor = proof_pb2.DESCRIPTOR.services_by_name["ProofService"]
@@ -52,7 +52,7 @@ class Throughline:
     """Talks to the five services; use it in an `async with`, or close it.
 
     Addresses are found as `Endpoints.find` says. Channels open on first use, so that a client for one service needs
-    one address.
+    one address. What it reads it reads for `purpose`, and clients' consents to that are heeded.
     """
 
     def __init__(
@@ -61,8 +61,10 @@ class Throughline:
         *,
         data: Path | str | None = None,
         endpoints: Endpoints | None = None,
+        purpose: str = SERVICE,
     ) -> None:
         self.endpoints = endpoints or Endpoints.find(addresses, data)
+        self._metadata = ((PURPOSE_KEY, purpose),)
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def __aenter__(self) -> Self:
@@ -83,9 +85,8 @@ class Throughline:
         """The channel to a service, opened on first use. Raises: EndpointError."""
         channel = self._channels.get(service)
         if channel is None:
-            channel = open_channel(
-                self.endpoints.address(service), [_DESCRIPTORS[service], _LOG_SERVICE, _PROOF_SERVICE]
-            )
+            services = [_DESCRIPTORS[service], _LOG_SERVICE, _PROOF_SERVICE]
+            channel = open_channel(self.endpoints.address(service), services, metadata=self._metadata)
             self._channels[service] = channel
         return channel
 

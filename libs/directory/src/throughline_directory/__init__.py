@@ -1,10 +1,12 @@
-"""Who an identifier or client id means now or meant, folded from what identity publishes."""
+"""Who an identifier or client id means now or meant, and what they consented to, folded from identity's log."""
 
+from throughline_directory.consents import consents_of
 from throughline_directory.directory import (
     ClearIdentifier,
     Directory,
     DirectoryFold,
     Resolution,
+    consents_after,
     resolve,
     resolve_earlier,
 )
@@ -21,6 +23,8 @@ __all__ = [
     "Rows",
     "WritableRows",
     "aggregates",
+    "consents_after",
+    "consents_of",
     "fold",
     "resolve",
     "resolve_earlier",

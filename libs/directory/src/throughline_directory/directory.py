@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
+from throughline.identity.v1 import events_pb2 as identity
+from throughline_directory.consents import CONSENTS, consents_of
 from throughline_directory.folding import (
     CLIENTS,
     IDENTIFIERS,
@@ -20,7 +22,7 @@ from throughline_directory.folding import (
     aggregates,
     fold,
 )
-from throughline_kernel import Recorded
+from throughline_kernel import Consents, Recorded
 from throughline_privacy import IdentifierHasher
 
 
@@ -84,6 +86,10 @@ class Directory:
         if as_of is None:
             return resolve(reader, client_id, hashes)
         return resolve_earlier(reader, as_of, client_id, hashes)
+
+    def consents(self, reader: Rows, events: Iterable[Recorded]) -> Mapping[str, tuple[Consents, Recorded]]:
+        """As `consents_after`."""
+        return consents_after(reader, events)
 
     def aggregates(self, reader: Rows) -> Iterator[tuple[str, bytes]]:
         """The directory's state: (key, canonical JSON) in key order; all keys begin with `directory/`."""
@@ -149,6 +155,37 @@ def resolve_earlier(rows: History, instant: int, client_id: str, hashes: Sequenc
         return Resolution(then.client_id, forgotten=True, other_client_ids=then.other_client_ids)
     standing = tuple(alias for alias in then.alias_ids if not _client(rows, bytes.fromhex(alias)).forgotten)
     return replace(then, alias_ids=standing)
+
+
+def consents_after(rows: Rows, events: Iterable[Recorded]) -> dict[str, tuple[Consents, Recorded]]:
+    """For each client whose consents these events may have changed, once `apply` took them: what holds now of all that
+    was said under any of its ids, and the event that made it so.
+
+    A merge gives a client the words of the other, and its undoing takes them back; a forgotten client has none.
+    """
+    if next(iter(rows.scan(CONSENTS)), None) is None:
+        return {}
+    found: dict[str, tuple[Consents, Recorded]] = {}
+    for event in events:
+        parse = _TOUCHING.get(event.type)
+        if parse is None:
+            continue
+        message = parse(event.payload)
+        ids = {message.client_id}
+        if isinstance(message, identity.MergeUndone):
+            ids.add(message.restored_client_id)
+        for client_id in sorted(ids):
+            meant = resolve(rows, client_id, ())
+            if meant.client_id and not meant.forgotten:
+                found[meant.client_id] = (consents_of(rows, meant.all_ids), event)
+    return found
+
+
+_Touching = identity.ConsentRecorded | identity.ClientsMerged | identity.MergeUndone | identity.ClientOpened
+_TOUCHING: Final[dict[str, Callable[[bytes], _Touching]]] = {
+    kind.DESCRIPTOR.full_name: kind.FromString
+    for kind in (identity.ConsentRecorded, identity.ClientsMerged, identity.MergeUndone, identity.ClientOpened)
+}
 
 
 def _describe(rows: Rows, client: bytes, others: set[bytes]) -> Resolution:

@@ -12,13 +12,14 @@ from typing import Final, Protocol
 import msgspec
 
 from throughline.identity.v1 import events_pb2 as identity
+from throughline_directory.consents import CONSENTS, note_consents
 from throughline_kernel import Recorded, canonical_json
 
 IDENTIFIERS: Final = "directory_identifiers"
 CLIENTS: Final = "directory_clients"
 # Client id and the instant (8 bytes) of the commit that changed its row -> the row from then on.
 CLIENTS_SINCE: Final = "directory_clients_since"
-DIRECTORY_TABLES: Final = (CLIENTS, CLIENTS_SINCE, IDENTIFIERS)
+DIRECTORY_TABLES: Final = (CLIENTS, CLIENTS_SINCE, CONSENTS, IDENTIFIERS)
 """The tables to declare in the store of a service that keeps a directory."""
 
 _LINK: Final = struct.Struct(">16sqB")
@@ -165,6 +166,8 @@ def fold(rows: WritableRows, events: Iterable[Recorded]) -> None:
     """Takes the next events of identity's log, in order. However the log is cut into batches, the rows come out the
     same.
     """
+    events = tuple(events)
+    note_consents(rows, events)
     parsed = [
         (event.position, parse(event.payload)) for event in events if (parse := _PARSERS.get(event.type)) is not None
     ]

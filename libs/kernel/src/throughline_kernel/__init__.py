@@ -1,6 +1,10 @@
-"""The words every Throughline domain is written in: refusals, ids, digests, folds, intervals. Standard library only."""
+"""The words every Throughline domain is written in: refusals, ids, digests, folds, intervals, consents.
+
+Standard library only.
+"""
 
 from throughline_kernel.announcement import Announcement, announce
+from throughline_kernel.consent import AUDIT, MARKETING, MEASUREMENT, SERVICE, Consent, Consents, LeftOut
 from throughline_kernel.digests import canonical_json, combine_digests, digest
 from throughline_kernel.folding import Fold, Recorded
 from throughline_kernel.ids import HEX_ID, hex_id, is_hex_id
@@ -19,14 +23,21 @@ from throughline_kernel.refusals import (
 
 __all__ = [
     "ALWAYS",
+    "AUDIT",
     "HEX_ID",
+    "MARKETING",
+    "MEASUREMENT",
+    "SERVICE",
     "Announcement",
     "ConflictError",
+    "Consent",
+    "Consents",
     "ExhaustedError",
     "Fold",
     "ForbiddenError",
     "Interval",
     "InvalidError",
+    "LeftOut",
     "NotFoundError",
     "PreconditionError",
     "Recorded",

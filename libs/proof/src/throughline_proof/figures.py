@@ -77,9 +77,11 @@ def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -
     conversion when they happened, a case when it was opened, a journey when it was started. A client, and a case of a
     metric of one's own, counts by its last contact in the interval.
 
+    What a client's consents keep from being measured counts in no score: the words that scoring had noted by then.
+
     Below the minimum n a score has no value: then n, the note and the evidence are compared. Where clients were
-    forgotten since, their evidence is kept back: without their events the first sentence says that the figure cannot
-    be recomputed, and only the evidence is compared.
+    forgotten or withdrew since, their evidence is kept back: without their events the first sentence says that the
+    figure cannot be recomputed, and only the evidence is compared.
     Raises: ValueError where an event's bytes are no message of its type.
     """
     name = f"{told.metric}{f' ({told.aspect})' if told.aspect else ''} of {told.whose}"
@@ -93,7 +95,7 @@ def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -
     nothing = _of_nothing(told)
     if nothing:
         return [f"{name} cannot be recomputed: {nothing}"]
-    clients = [_Client(things.values()) for things in log.clients.values()]
+    clients = [_Client(log.counting(client_id)) for client_id in log.clients]
     metric, version = _METRICS.get(told.metric), _VERSION
     if metric is None:
         version = told.formula_version
@@ -109,14 +111,17 @@ def recompute(told: ScoreTold, evidence: Sequence[str], facts: Iterable[Fact]) -
     differences = [f"{name}: {each}" for each in _evidence(evidence, counted, log, told)]
     match = _WITHHELD.search(told.note)
     withheld, lacks = int(match[1]) if match is not None else 0, sorted(counted - set(evidence))
-    if withheld and len(rows) == told.n - withheld:
-        kept_back = f"{withheld} of {told.n} belong to clients forgotten since, whose events are not here"
+    lacking = [f"{name}: {event_id} counts, and the evidence lacks it" for event_id in lacks]
+    gone = told.n - len(rows)
+    if 0 < gone <= withheld:
+        kept_back = f"{gone} of {told.n} belong to clients forgotten since, whose events are not here"
         differences.insert(0, f"{name} cannot be recomputed: {kept_back}")
-        return differences + [f"{name}: {event_id} counts, and the evidence lacks it" for event_id in lacks]
+        # Of who withdrew since the events are here, and the evidence does not name them.
+        return differences if len(lacks) == withheld - gone else differences + lacking
     if withheld and len(lacks) != withheld:
         differences.append(f"{name}: {withheld} are told to be kept back from the evidence, and {len(lacks)} are")
     elif not withheld:
-        differences += [f"{name}: {event_id} counts, and the evidence lacks it" for event_id in lacks]
+        differences += lacking
     found = metric.tell([numbers for _, numbers in rows], sum(metric.beside(client, told) for client in clients))
     return differences + [f"{name}: {each}" for each in _compare(told, len(rows), metric, found)]
 
@@ -385,11 +390,42 @@ class _Journey:
 
     def __init__(self, message: _Message) -> None:
         self.journey, self.state, self.interaction_ids = _plain(message.text(3)), message.text(4), message.texts(7)
+        self.channels = message.texts(8)
         self.began = message.number(5)
         self.event_ids = (message.text(10), message.text(11))
 
     def subjects(self) -> list[_Subject]:
         return _named((_JOURNEY, self.journey))
+
+
+class _Consents:
+    """What a client consents to, from a ConsentNoted."""
+
+    def __init__(self, message: _Message) -> None:
+        self._words = [
+            ((word.number(4), not word.number(3), word.text(6)), word.text(2))
+            for word in message.messages(2)
+            if word.text(1) == _MEASUREMENT
+        ]
+
+    def count(self, thing: _Thing) -> bool:
+        """Whether the thing may be measured; what staff does always may, and a journey that touched a channel that
+        may.
+        """
+        if isinstance(thing, _Contact) and thing.staff:
+            return True
+        channels = (thing.channels or ("",)) if isinstance(thing, _Journey) else (thing.channel,)
+        return any(self._permit(channel) for channel in channels)
+
+    def _permit(self, channel: str) -> bool:
+        """The last word about the channel or about all holds; of two of one instant the withdrawal."""
+        (_, withdrawn, _), _ = max(
+            (word for word in self._words if word[1] in {"", channel}), default=((0, False, ""), "")
+        )
+        return not withdrawn
+
+
+_MEASUREMENT: Final = "measurement"
 
 
 _Thing = _Contact | _Feedback | _Case | _Journey
@@ -409,6 +445,12 @@ class _Log:
         self.clients: dict[str, _Things] = {}
         self.named: dict[str, tuple[_Thing | None, Fact]] = {}
         self.definitions: dict[tuple[str, int], _Message] = {}
+        self._consents: dict[str, _Consents] = {}
+
+    def counting(self, client_id: str) -> list[_Thing]:
+        """What is known of the client and may be measured."""
+        consents, things = self._consents.get(client_id), self.clients[client_id].values()
+        return [thing for thing in things if consents is None or consents.count(thing)]
 
     def take(self, fact: Fact) -> None:
         """The next event. One that counts for nobody is passed over."""
@@ -417,6 +459,9 @@ class _Log:
             if what == "MetricDefined":
                 definition = _Message(fact.payload).message(1)
                 self.definitions[definition.text(1), definition.number(2)] = definition
+            elif what == "ConsentNoted" and fact.position <= self._told.position:
+                noted = _Message(fact.payload)
+                self._consents[noted.text(1)] = _Consents(noted)
             elif what in _CLIENT_EVENTS and fact.position <= self._told.position:
                 self._take(what, fact)
         except ValueError as error:
@@ -428,6 +473,7 @@ class _Log:
             return
         things = self.clients.setdefault(client_id, {})
         if what == "ClientDropped":
+            self._consents.pop(client_id, None)
             for each in list(things):
                 self._put(things, each, None, fact)
         # What a contact says never changes: one that is known is left alone.
@@ -944,4 +990,4 @@ _BY_ASPECT: Final = frozenset(
 _EXACT: Final = frozenset({"count", "clients", "amount", "attribution"})
 """Formulas that estimate nothing: told however small n is."""
 _TOO_FEW: Final = re.compile(r"(\d+) .*, at least (\d+) are needed")
-_WITHHELD: Final = re.compile(r"(\d+) of the \d+ belong to clients forgotten since and are not shown\Z")
+_WITHHELD: Final = re.compile(r"(\d+) of the \d+ belong to clients who were forgotten or withdrew since\Z")

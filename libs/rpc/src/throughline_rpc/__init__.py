@@ -6,11 +6,13 @@ What only a server needs is imported when it is first asked for: a caller starts
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from throughline_rpc.callers import PURPOSE_KEY
 from throughline_rpc.channels import channel_options, open_channel
 from throughline_rpc.errors import RemoteRefusal, decode_error, status_of
 from throughline_rpc.settings import MAX_MESSAGE_BYTES, HostSettings, HostSettingsError, PortInUseError
 
 if TYPE_CHECKING:
+    from throughline_rpc.callers import purpose_of
     from throughline_rpc.event_log import EventLogServicer, Progress, State, hosted_event_log
     from throughline_rpc.host import Background, HealthCheck, Hosted, ServiceHost, serve
     from throughline_rpc.interceptor import RefusalInterceptor
@@ -28,11 +30,13 @@ _SERVER_SIDE = {
     "ServiceHost": "host",
     "State": "event_log",
     "hosted_event_log": "event_log",
+    "purpose_of": "callers",
     "serve": "host",
 }
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
+    "PURPOSE_KEY",
     "Background",
     "EventLogServicer",
     "HealthCheck",
@@ -51,6 +55,7 @@ __all__ = [
     "decode_error",
     "hosted_event_log",
     "open_channel",
+    "purpose_of",
     "serve",
     "status_of",
 ]

@@ -89,7 +89,9 @@ class IdentityDerivation:
             case messages.CONSENT_RECORDED:
                 consent = pb.ConsentRecorded.FromString(event.payload)
                 client_id = bytes.fromhex(consent.client_id)
-                return RecordConsent(client_id, consent.purpose, consent.granted, consent.source, consent.scope)
+                return RecordConsent(
+                    client_id, consent.purpose, consent.granted, consent.source, consent.scope, event.occurred_at
+                )
             case messages.FORGETTING_SCHEDULED:
                 scheduled = pb.ForgettingScheduled.FromString(event.payload)
                 grace = scheduled.due_at - event.recorded_at

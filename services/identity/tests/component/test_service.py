@@ -238,6 +238,27 @@ async def test_consent_is_kept_with_the_client_through_merges(served: Served) ->
     await served.assert_replays()
 
 
+async def test_the_last_word_on_a_purpose_is_the_last_by_time(served: Served) -> None:
+    """A word of earlier that is recorded late does not overrule a later one; it is logged with its own time."""
+    await served.hear(recorded("anna", 1, "login:anna!"))
+    anna = served.client_of("anna")
+
+    async def said(granted: bool, at: int) -> None:
+        await served.stub.RecordConsent(
+            pb.RecordConsentRequest(client_id=anna, purpose="marketing", granted=granted, source="desk", at=at)
+        )
+
+    await said(granted=False, at=2_000)
+    await said(granted=True, at=1_000)
+    (word,) = (await served.stub.GetClient(pb.GetClientRequest(client_id=anna))).client.consents
+    assert (word.granted, word.at) == (False, 2_000)
+    await served.assert_replays()
+    await said(granted=True, at=0)
+    (word,) = (await served.stub.GetClient(pb.GetClientRequest(client_id=anna))).client.consents
+    assert word.granted
+    await served.assert_replays()
+
+
 async def test_law_9_a_forgotten_client_is_gone_and_the_log_still_reads(served: Served) -> None:
     """Keys are destroyed, the identifier means nobody, later interactions open another client, late ones stay out."""
     vault = served.identity.vault
@@ -507,6 +528,9 @@ async def test_every_refusal_names_field_rule_and_remedy(served: Served) -> None
             stub.ListProposals(pb.ListProposalsRequest(page_token="x")),
             stub.ListProposals(pb.ListProposalsRequest(page_size=5_000)),
             stub.RecordConsent(pb.RecordConsentRequest(client_id=anna, purpose="a\0b")),
+            stub.RecordConsent(pb.RecordConsentRequest(client_id=anna, purpose="audit")),
+            stub.RecordConsent(pb.RecordConsentRequest(client_id=anna, purpose="service", at=1 << 60)),
+            stub.RecordConsent(pb.RecordConsentRequest(client_id=anna, purpose="service", at=-1)),
             stub.ResolveClient(pb.ResolveClientRequest(identifiers=[clear("email:a")] * 101)),
             stub.UndoMerge(pb.UndoMergeRequest(merge_id=UNKNOWN, decided_by="x" * 2_000, reason="y")),
         ],

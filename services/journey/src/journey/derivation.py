@@ -30,7 +30,9 @@ from throughline_eventlog import NotAskedError, Reader, Transaction
 from throughline_kernel import Recorded, Refusal
 from throughline_privacy import IdentifierHasher, read_hash_key
 
-_OWNED: Final = frozenset({codec.INTERACTION_NOTED, codec.INTERACTION_WITHDRAWN, codec.CLIENT_DROPPED})
+_OWNED: Final = frozenset(
+    {codec.INTERACTION_NOTED, codec.INTERACTION_WITHDRAWN, codec.CONSENT_NOTED, codec.CLIENT_DROPPED}
+)
 """What follows from taking identity's events and from nothing else."""
 
 

@@ -327,11 +327,11 @@ def test_a_watcher_sees_each_entry_once_and_what_is_taken_back(
     past = line.queries.begin_watching(bob, 1)
     assert [entry.type for entry in line.queries.watch(bob, past)[0]] == ["interaction", "journey_started"]
     line.identity([log.merged(ann, bob), log.reattributed(ann, bob, post)])
-    entries, seen, more = line.queries.watch(bob, now)
+    entries, _, seen, more = line.queries.watch(bob, now)
     assert [entry.type for entry in entries] == ["interaction", "journey_started"]
     assert (seen.client_id, more) == (ann, False)
     line.identity([log.reattributed(bob, ann, post)])
-    entries, _, _ = line.queries.watch(bob, seen)
+    entries, *_ = line.queries.watch(bob, seen)
     assert [entry.type for entry in entries] == ["interaction_withdrawn", "transition_retracted"]
 
 

@@ -17,7 +17,7 @@ from throughline.scoring.v1 import events_pb2 as pb
 from throughline.scoring.v1 import scoring_pb2 as api
 from throughline_directory import DIRECTORY_TABLES
 from throughline_eventlog import NotAskedError, Reader, Transaction
-from throughline_kernel import Recorded, Refusal
+from throughline_kernel import AUDIT, Recorded, Refusal
 
 _ASKED: Final = frozenset({messages.SCORE_COMPUTED, messages.METRIC_DEFINED, messages.FORMULA_PUBLISHED})
 
@@ -71,7 +71,8 @@ class ScoringDerivation:
                     card = api.PublishScorecardRequest(
                         subject_kind=score.subject_kind, subject=score.subject, published_by=computed.published_by
                     )
-                    results = self._publish(tx, [card])
+                    # Whatever it was published for: a card that a client's consent forbade left no event.
+                    results = self._publish(tx, [(card, AUDIT)])
                 scored.add(figure)
             refused += [each for each in results if isinstance(each, Refusal)]
         return refused

@@ -87,6 +87,22 @@ class Story:
                 self.up.attributed(client, f"{client}-{name}", DAY, kind="visit", **where)
             self.up.attributed(client, f"{client}-sold", 2 * DAY, **sale)
 
+    def withdraw(self) -> None:
+        """Some are not to be measured any more, on all channels or one; a late word and one of the same instant too."""
+        self.up.consented("cy", granted=False, at=DAY, scope="phone")
+        self.up.consented("eve", granted=True, at=DAY)
+        self.up.consented("eve", granted=False, at=DAY)
+        self.up.consented("dee", granted=False, at=DAY, scope="web")
+        self.up.consented("dee", granted=True, at=2 * DAY)
+        self.up.consented("dee", granted=False, at=0)
+        self.up.consented("ann", granted=False, at=DAY, purpose="marketing")
+
+    def withdraw_more(self) -> None:
+        """Others withdraw, and some grant again."""
+        self.up.consented("eve", granted=True, at=2 * DAY)
+        self.up.consented("cy", granted=True, at=2 * DAY, scope="phone")
+        self.up.consented("ann", granted=False, at=DAY, scope="store")
+
     def forget(self, name: str) -> None:
         """Every log drops the client."""
         self.up.forgotten(name)
@@ -233,6 +249,7 @@ class Installation:
         self._heard: Counter[str] = Counter()
         self.story.go_on(steps)
         self.story.edges()
+        self.story.withdraw()
         self.story.forget(GONE)
         self.hear()
         with self.store.snapshot() as reader:
@@ -246,6 +263,7 @@ class Installation:
         with self.store.snapshot() as reader:
             self.then = reader.commit_at()
         self.story.go_on(2 * steps)
+        self.story.withdraw_more()
         self.hear()
         self.define(metric="done", version=2, unit=metrics_pb2.UNIT_CONTACT, numerator=resolved)
 

@@ -20,7 +20,7 @@ from throughline.journey.v1 import events_pb2 as journey
 from throughline.scoring.v1 import error_reason_pb2, metrics_pb2
 from throughline.scoring.v1 import events_pb2 as pb
 from throughline.scoring.v1 import scoring_pb2 as api
-from throughline_rpc import RemoteRefusal, decode_error, open_channel
+from throughline_rpc import PURPOSE_KEY, RemoteRefusal, decode_error, open_channel
 from throughline_testkit import eventually
 
 if TYPE_CHECKING:
@@ -340,7 +340,7 @@ async def test_law_9_a_forgotten_client_leaves_the_figures_and_published_scores_
     page = await running.stub.ExplainScore(api.ExplainScoreRequest(score_id=nps.score_id))
     assert page.score.value == nps.value
     assert page.score.n == 14
-    assert page.score.note == "1 of the 14 belong to clients forgotten since and are not shown"
+    assert page.score.note == "1 of the 14 belong to clients who were forgotten or withdrew since"
     assert len(page.event_ids) == 13
     refusal = await refused(
         running.stub.GetScorecard(api.GetScorecardRequest(subject_kind=pb.SUBJECT_KIND_CLIENT, subject=client_id("c0")))
@@ -362,6 +362,7 @@ async def test_every_refusal_names_its_reason(running: Running) -> None:
     damaged = base64.urlsafe_b64encode(b"nothing of ours").decode()
     score = (await stub.GetScorecard(api.GetScorecardRequest(subject_kind=ALL))).scores[0]
     running.up.forgotten("c0")
+    running.up.consented("c1", granted=False, at=1, purpose="marketing")
     await running.publish()
     cases: list[tuple[str, Any, dict[str, str]]] = [
         (
@@ -434,6 +435,13 @@ async def test_every_refusal_names_its_reason(running: Running) -> None:
             "CLIENT_FORGOTTEN",
             stub.GetAttribution(api.GetAttributionRequest(client_id=client_id("c0"))),
             {"client_id": client_id("c0")},
+        ),
+        (
+            "CONSENT_WITHDRAWN",
+            stub.GetAttribution(
+                api.GetAttributionRequest(client_id=client_id("c1")), metadata=((PURPOSE_KEY, "marketing"),)
+            ),
+            {"client_id": client_id("c1"), "purpose": "marketing"},
         ),
     ]
     for reason, call, metadata in cases:

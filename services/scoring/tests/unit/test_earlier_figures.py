@@ -19,7 +19,9 @@ from scoring.application.queries import Queries
 from scoring.application.scores import AsOf, ScoreName, parse_score_id, score_id
 from scoring.domain.dimensions import Kind
 from throughline.eventlog.v1 import eventlog_pb2
+from throughline.feedback.v1 import events_pb2 as feedback
 from throughline.identity.v1 import events_pb2 as identity
+from throughline.journey.v1 import events_pb2 as journey
 from throughline.scoring.v1 import events_pb2 as pb
 from throughline.scoring.v1 import metrics_pb2
 from throughline.scoring.v1 import scoring_pb2 as api
@@ -121,9 +123,14 @@ def test_an_answer_comes_back_as_of_the_instant_at_which_it_was_given(steps: lis
                 version += 1
                 define(world.ears, version, data.draw(st.integers(1, 3)), data.draw(st.sampled_from(["visit", "call"])))
             answers[world.instant()] = world.answers(0, ALWAYS), world.answers(0, MIDDLE)
-        for instant, (always, middle) in answers.items():
-            assert world.answers(instant, ALWAYS) == always
-            assert world.answers(instant, MIDDLE) == middle
+        # What is told of one client heeds what that client consents to now.
+        spoke = {CLIENTS[who % 3] for what, who, _, _ in steps if what == "consent"}
+        for instant, given_then in answers.items():
+            for between, then in zip((ALWAYS, MIDDLE), given_then, strict=True):
+                now = world.answers(instant, between)
+                assert {key: now[key] for key in now if key.split("'")[0] not in spoke} == {
+                    key: then[key] for key in then if key.split("'")[0] not in spoke
+                }
     finally:
         world.close()
 
@@ -220,7 +227,7 @@ def test_who_was_forgotten_since_has_no_figures_at_any_instant(world: World) -> 
     volume = next(score for score in world.queries.get_scorecard(everything).scores if score.metric == "volume")
     explained = world.queries.explain_score(api.ExplainScoreRequest(score_id=volume.score_id))
     assert (volume.n, list(explained.event_ids)) == (1, [])
-    assert "1 of the 1 belong to clients forgotten since" in explained.score.note
+    assert "1 of the 1 belong to clients who were forgotten or withdrew since" in explained.score.note
 
 
 def test_what_was_another_clients_for_a_while_is_forgotten_with_its_own(world: World) -> None:
@@ -267,3 +274,68 @@ def test_score_ids_say_the_interval_and_old_ones_stay_what_they_were() -> None:
     named = plain._replace(start=3, end=9)
     assert parse_score_id(score_id(named)).between == Interval(3, 9)
     assert score_id(named) != score_id(plain)
+
+
+def test_a_withdrawal_is_heeded_by_what_is_told_of_one_client_whatever_instant_it_is_asked_as_of(world: World) -> None:
+    """Figures over all clients are what they were; of the client nothing is told, or of one channel no event."""
+    up = Upstream()
+    for name in ("ann", "bob"):
+        up.attributed(name, f"{name}-ad", 1, kind="ad", channel="phone")
+        up.attributed(name, f"{name}-buy", 2, kind="purchase", channel="web")
+    world.ears.hear_all(up)
+    then = world.instant()
+    before = world.answers(then, ALWAYS), world.answers(then, MIDDLE)
+    ann = api.GetScorecardRequest(subject_kind=pb.SUBJECT_KIND_CLIENT, subject=client_id("ann"), as_of=then)
+    volume = next(score for score in world.queries.get_scorecard(ann).scores if score.metric == "volume")
+    up.consented("ann", granted=False, at=3, scope="phone")
+    world.ears.hear_all(up)
+    credit = world.queries.get_attribution(api.GetAttributionRequest(client_id=client_id("ann"), as_of=then))
+    assert [(part.what, part.count) for part in credit.left_out] == [("contacts", 1)]
+    assert (credit.unattributed, credit.conversions[0].models) == (1, [])
+    explained = world.queries.explain_score(api.ExplainScoreRequest(score_id=volume.score_id))
+    assert (explained.score.n, list(explained.event_ids)) == (2, [interaction_id("ann-buy")])
+    assert explained.score.note == "1 of the 2 belong to clients who were forgotten or withdrew since"
+    bob = api.GetScorecardRequest(subject_kind=pb.SUBJECT_KIND_CLIENT, subject=client_id("bob"), as_of=then)
+    other = next(score for score in world.queries.get_scorecard(bob).scores if score.metric == "volume")
+    assert not world.queries.explain_score(api.ExplainScoreRequest(score_id=other.score_id)).score.note
+    up.consented("ann", granted=False, at=4)
+    world.ears.hear_all(up)
+    refused = world.queries.get_scorecard(ann)
+    assert not refused.scores
+    assert [(part.what, part.count, part.purpose) for part in refused.left_out] == [("everything", 2, "measurement")]
+    with pytest.raises(PreconditionError, match="withdrew its consent"):
+        world.queries.get_attribution(api.GetAttributionRequest(client_id=client_id("ann"), as_of=then))
+    with pytest.raises(PreconditionError, match="withdrew its consent"):
+        world.queries.explain_score(api.ExplainScoreRequest(score_id=volume.score_id))
+    for between, told in zip((ALWAYS, MIDDLE), before, strict=True):
+        now = world.answers(then, between)
+        assert {key: now[key] for key in now if "ann" not in key} == {
+            key: told[key] for key in told if "ann" not in key
+        }
+
+
+def test_what_is_left_out_of_an_interval_is_what_began_in_it(world: World) -> None:
+    """Counted apart as it would have counted: by when it happened, was opened or was started."""
+    up = Upstream()
+    up.attributed("ann", "early", 0)
+    for at in (6 * DAY, 7 * DAY):
+        up.attributed("ann", f"i{at}", at)
+    up.received("ann", "f", 8 * DAY, "early")
+    up.case(feedback.CaseOpened, "ann", "case", 9 * DAY, department="desk", channel="web")
+    up.on_journey(journey.JourneyStarted, "ann", "journey", 10 * DAY, "early", channel="web")
+    up.consented("ann", granted=False, at=3)
+    world.ears.hear_all(up)
+
+    def left_out(**asked: Any) -> dict[str, int]:
+        request = api.GetScorecardRequest(subject_kind=pb.SUBJECT_KIND_ALL, **asked)
+        return {part.what: part.count for part in world.queries.get_scorecard(request).left_out}
+
+    assert left_out() == {"contacts": 3, "feedback": 1, "cases": 1, "journeys": 1}
+    middle = eventlog_pb2.Interval(start=MIDDLE.start, end=MIDDLE.end)
+    assert left_out(between=middle) == {"contacts": 2, "feedback": 1, "cases": 1, "journeys": 1}
+    assert left_out(between=eventlog_pb2.Interval(end=MIDDLE.start)) == {"contacts": 1}
+    then = world.instant()
+    up.consented("ann", granted=True, at=4)
+    world.ears.hear_all(up)
+    assert left_out() == {}
+    assert left_out(as_of=then, between=middle)["contacts"] == 2

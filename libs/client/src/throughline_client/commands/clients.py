@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from throughline.identity.v1 import identity_pb2
+from throughline.identity.v1 import consent_pb2, identity_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import journey_pb2
 from throughline_client.client import Throughline
@@ -23,6 +23,7 @@ from throughline_client.commands.showing import (
     plain,
     print_facts,
     print_json,
+    print_left_out,
     print_line,
     print_table,
     short,
@@ -113,7 +114,7 @@ def print_context(context: journey_pb2.ResumeContextResponse) -> None:
             "first seen": when(context.first_seen_at),
             "last seen": when(context.last_seen_at),
             "channels": list(context.channels_used),
-            "left out": [f"{count} {name}" for name, count in sorted(context.omitted.items())],
+            "too long to tell": [f"{count} {name}" for name, count in sorted(context.omitted.items())],
             "forgotten since": context.withheld or "",
         }
     )
@@ -152,6 +153,7 @@ def print_context(context: journey_pb2.ResumeContextResponse) -> None:
         ["kind", "score", "at"],
         [[short(kinds.Name(each.kind), "FEEDBACK_KIND_"), each.score, when(each.at)] for each in context.loyalty],
     )
+    print_left_out(context.left_out)
 
 
 def _section(title: str, columns: list[str], rows: list[list[object]]) -> None:
@@ -196,14 +198,17 @@ async def history(
         client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
     show = _print_entry if output == "json" else _echo_entry
     entries: list[journey_pb2.TimelineEntry] = []
+    left_out: list[consent_pb2.LeftOut] = []
     page = journey_pb2.GetTimelineResponse()
     async for page in client.journey.timeline_pages(client_id, as_of=as_of, between=between):
         entries += page.entries
+        left_out += page.left_out
     if output == "json":
         for entry in entries:
             show(entry)
     else:
         print_table(_HISTORY, map(_history_row, entries))
+        print_left_out(left_out)
         click.echo(f"\nAs journey knew it at {exactly(page.as_of)}, position {page.position}.")
     if page.withheld:
         tell(f"{page.withheld} interactions, answers or cases are left out: whose they are was forgotten since")

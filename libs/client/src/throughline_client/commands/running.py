@@ -19,7 +19,7 @@ from throughline_client.endpoints import SERVICES, EndpointError, Endpoints
 from throughline_client.importer.problems import DataFileError, MappingError
 from throughline_client.importer.times import micros
 from throughline_client.suite import SuiteError
-from throughline_kernel import ALWAYS, Interval, InvalidError
+from throughline_kernel import ALWAYS, SERVICE, Interval, InvalidError
 from throughline_rpc import RemoteRefusal, decode_error
 
 P = ParamSpec("P")
@@ -234,13 +234,24 @@ def _interval(ctx: click.Context, param: click.Parameter, value: tuple[int, int]
 def connected(
     command: Callable[Concatenate[Throughline, P], Coroutine[Any, Any, T]],
 ) -> Callable[..., T]:
-    """Turns a coroutine that takes a client into a command with --data and --address."""
+    """Turns a coroutine that takes a client into a command with --data, --address and --purpose."""
 
     @connection_options
+    @click.option(
+        "--purpose",
+        "reading_for",
+        envvar="THROUGHLINE_PURPOSE",
+        default=SERVICE,
+        show_default=True,
+        help="What is read for; clients' consents to it are heeded. THROUGHLINE_PURPOSE sets it for all.",
+    )
     @functools.wraps(command)
-    def run(data: Path | None, addresses: tuple[tuple[str, str], ...], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(
+        data: Path | None, addresses: tuple[tuple[str, str], ...], reading_for: str, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         async def main() -> T:
-            async with Throughline(endpoints=Endpoints.find(dict(addresses), data)) as client:
+            found = Endpoints.find(dict(addresses), data)
+            async with Throughline(endpoints=found, purpose=reading_for) as client:
                 return await command(client, *args, **kwargs)
 
         return asyncio.run(main())

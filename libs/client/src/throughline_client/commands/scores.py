@@ -10,7 +10,15 @@ from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands.definitions import read_definition
 from throughline_client.commands.running import as_of_option, between_option, connected, output_option
-from throughline_client.commands.showing import exactly, plain, print_facts, print_json, print_table, short
+from throughline_client.commands.showing import (
+    exactly,
+    plain,
+    print_facts,
+    print_json,
+    print_left_out,
+    print_table,
+    short,
+)
 from throughline_kernel import Interval
 
 _KINDS = {short(name, "SUBJECT_KIND_"): number for name, number in events_pb2.SubjectKind.items() if number}
@@ -74,6 +82,7 @@ async def scorecard(
     else:
         print_table(_COLUMNS, map(_row, answer.scores), title=f"{kind} {subject}".strip())
         _tell_instant(answer)
+        print_left_out(answer.left_out)
 
 
 @click.command()
@@ -115,14 +124,16 @@ async def scorecards(
     # The aspect of an amount is its currency, that of an answer is its question: only the overall one is on the board.
     told = {score.metric for card in answer.scorecards for score in card.scores if _overall(score)}
     names = [name for name in metrics or _ON_THE_BOARD if name in told]
+    aside = ["left out by consent"] if any(card.left_out for card in answer.scorecards) else []
     rows: list[list[object]] = []
     for card in answer.scorecards:
         figures: dict[str, list[events_pb2.Score]] = {}
         for score in card.scores:
             if _overall(score):
                 figures.setdefault(score.metric, []).append(score)
-        rows.append([card.subject, *(", ".join(map(_brief, figures.get(name, []))) for name in names)])
-    print_table([kind, *names], rows)
+        left_out = [", ".join(f"{part.count:,} {part.what}" for part in card.left_out)] if aside else []
+        rows.append([card.subject, *(", ".join(map(_brief, figures.get(name, []))) for name in names), *left_out])
+    print_table([kind, *names, *aside], rows)
     _tell_instant(answer)
 
 

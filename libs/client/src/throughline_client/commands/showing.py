@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from throughline.identity.v1 import consent_pb2
 from throughline_client.importer.times import EPOCH
 
 _JSON_FIELDS: Final = frozenset({"attributes", "personal_attributes"})
@@ -160,3 +161,13 @@ def how_long(duration: int) -> str:
 def short(name: str, prefix: str) -> str:
     """An enum value's name without its prefix, in lower case."""
     return name.removeprefix(prefix).lower()
+
+
+def print_left_out(parts: Sequence[consent_pb2.LeftOut]) -> None:
+    """What an answer leaves out by clients' consents, for people; nothing where there is nothing."""
+    if parts:
+        print_table(
+            ["what", "number", "consent withdrawn to", "on", "since", "told by"],
+            [[p.what, p.count, p.purpose, p.scope, when(p.since), p.source] for p in parts],
+            title="\nleft out by consent",
+        )

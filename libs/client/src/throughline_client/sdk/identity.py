@@ -72,11 +72,13 @@ class IdentityClient:
         return pages(fetch)
 
     async def record_consent(
-        self, client_id: str, purpose: str, *, granted: bool, source: str, scope: str = ""
+        self, client_id: str, purpose: str, *, granted: bool, source: str, scope: str = "", at: int = 0
     ) -> identity_pb2.RecordConsentResponse:
-        """Records that a client gave or withdrew a consent."""
+        """Records that a client gave or withdrew a consent, for the channel `scope` or for all, at `at` (microseconds,
+        0: now).
+        """
         request = identity_pb2.RecordConsentRequest(
-            client_id=client_id, purpose=purpose, granted=granted, source=source, scope=scope
+            client_id=client_id, purpose=purpose, granted=granted, source=source, scope=scope, at=at
         )
         return await call(self.stub.RecordConsent, request)
 

@@ -61,10 +61,13 @@ class JourneyClient:
                 yield entry
 
     async def watch(self, client_id: str, *, after_position: int = 0) -> AsyncIterator[journey_pb2.TimelineEntry]:
-        """Each new entry of the client's history as it is noted, after a replay from a position (0: from now on)."""
+        """Each new entry of the client's history as it is noted, after a replay from a position (0: from now on); those
+        that the client's consents forbid are passed over.
+        """
         request = journey_pb2.WatchClientRequest(client_id=client_id, after_position=after_position)
         async for response in listen(self.stub.WatchClient, request):
-            yield response.entry
+            if response.HasField("entry"):
+                yield response.entry
 
     async def offer_handoff(
         self,

@@ -35,6 +35,7 @@ from identity.application.records import (
 from identity.application.retention import Retention, next_retention, publish_retention, retention_in_force
 from identity.application.rulebook import Rulebook, rules_event_id
 from identity.application.settlement import DecidedMerge, Neighbourhood, Settlement
+from identity.domain.consents import said_at
 from identity.domain.personas import Anchor, decided_merge_id
 from identity.domain.refusals import (
     AlreadyOneClientError,
@@ -50,7 +51,7 @@ from identity.domain.retention import RetentionRules
 from identity.domain.rules import Rules, RuleSet, check_rules
 from throughline.identity.v1 import events_pb2 as pb
 from throughline_eventlog import Transaction
-from throughline_kernel import Refusal, hex_id
+from throughline_kernel import Consent, Refusal, hex_id
 
 RETAINED: Final = "retention"
 """Who decided a forgetting that follows from the rules of retention."""
@@ -93,6 +94,8 @@ class RecordConsent:
     granted: bool
     source: str
     scope: str
+    # When the client said so, microseconds; 0 means now.
+    at: int = 0
     traceparent: str = ""
 
 
@@ -325,10 +328,10 @@ class Decisions:
                 publish_retention(ledger.tx, rules, command.published_by)
                 return RetentionPublished(rules.version)
 
-    def _settlement(self, ledger: Ledger, event_id: bytes, traceparent: str) -> Settlement:
+    def _settlement(self, ledger: Ledger, event_id: bytes, traceparent: str, at: int = 0) -> Settlement:
         cause = Cause(
             event_id=event_id,
-            at=ledger.tx.now,
+            at=at or ledger.tx.now,
             correlation_id=event_id.hex(),
             causation_id=event_id.hex(),
             traceparent=traceparent,
@@ -424,7 +427,15 @@ class Decisions:
         client_id = _present(ledger, command.client_id)
         row = ledger.clients.must(client_id)
         event_id = bytes.fromhex(hex_id("consent", client_id, str(row.version + 1)))
-        settlement = self._settlement(ledger, event_id, command.traceparent)
+        said = Consent(
+            command.purpose,
+            command.scope,
+            command.granted,
+            said_at(command.at, ledger.tx.now),
+            command.source,
+            event_id.hex(),
+        )
+        settlement = self._settlement(ledger, event_id, command.traceparent, said.at)
         recorded = pb.ConsentRecorded(
             client_id=client_id.hex(),
             purpose=command.purpose,
@@ -436,7 +447,9 @@ class Decisions:
             client_id, row, messages.CONSENT_RECORDED, recorded.SerializeToString(), event_id=event_id
         )
         key = client_id + consent_key(command.purpose, command.scope)
-        ledger.consents.put(key, ConsentRow(command.granted, command.source, ledger.tx.now, event_id))
+        known = ledger.consents.get(key)
+        if known is None or said.order >= known.word(key).order:
+            ledger.consents.put(key, ConsentRow(said.granted, said.source, said.at, event_id))
         return Consented()
 
     def _forget(self, ledger: Ledger, command: ForgetClient) -> Forgotten:

@@ -30,7 +30,7 @@ from identity.domain.refusals import (
 from identity.domain.rules import Rules
 from throughline.identity.v1 import events_pb2 as pb
 from throughline_eventlog import Reader
-from throughline_kernel import Recorded
+from throughline_kernel import Consent, Consents, Recorded
 from throughline_privacy import ForgottenClient
 
 _ATTRIBUTIONS: Final = frozenset({messages.INTERACTION_ATTRIBUTED, messages.INTERACTION_REATTRIBUTED})
@@ -56,15 +56,6 @@ class OwnIdentifier:
 
 
 @dataclass(frozen=True, slots=True)
-class ConsentGiven:
-    """What a client last said about one purpose in one scope."""
-
-    purpose: str
-    scope: str
-    row: ConsentRow
-
-
-@dataclass(frozen=True, slots=True)
 class ClientView:
     """Everything that is known of one client."""
 
@@ -73,7 +64,7 @@ class ClientView:
     identifiers: tuple[OwnIdentifier, ...]
     merges: tuple[tuple[bytes, MergeRow], ...]
     proposals: tuple[tuple[bytes, ProposalRow], ...]
-    consents: tuple[ConsentGiven, ...]
+    consents: tuple[Consent, ...]
     interactions: int
     first_seen_at: int
     last_seen_at: int
@@ -150,7 +141,7 @@ class Queries:
             proposals=tuple(
                 sorted(self._proposals.get_many(set(self._suffixes(records.CLIENT_PROPOSALS, present))).items())
             ),
-            consents=self.consents(ids),
+            consents=self.consents(ids).words,
             interactions=sum(each.count for each in personas.values()),
             first_seen_at=min((each.first.occurred_at for each in personas.values()), default=0),
             last_seen_at=max((each.last_seen for each in personas.values()), default=0),
@@ -201,19 +192,9 @@ class Queries:
         )
         return heapq.nsmallest(size, (key for key in keys if after is None or key > after))
 
-    def consents(self, ids: Iterable[bytes]) -> tuple[ConsentGiven, ...]:
-        """Of each purpose and scope what was said last, to whichever id of the client's."""
-        said: dict[bytes, ConsentRow] = {}
-        for client_id in ids:
-            for key, row in self._consents.scan(client_id):
-                name = key[len(client_id) :]
-                if name not in said or (said[name].at, said[name].event_id) < (row.at, row.event_id):
-                    said[name] = row
-        given: list[ConsentGiven] = []
-        for name, row in sorted(said.items()):
-            purpose, _, scope = name.decode().partition("\0")
-            given.append(ConsentGiven(purpose, scope, row))
-        return tuple(given)
+    def consents(self, ids: Iterable[bytes]) -> Consents:
+        """What holds of all that was said to any of these ids of one client."""
+        return Consents.of(row.word(key) for client_id in ids for key, row in self._consents.scan(client_id))
 
     def last_seen(self, client_id: bytes) -> int:
         """When the client (no alias) was last seen, microseconds."""

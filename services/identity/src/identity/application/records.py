@@ -13,6 +13,7 @@ import msgspec
 from identity.domain.personas import Anchor, OrderKey, Persona, Presented
 from identity.domain.refusals import ClientForgottenError, ClientNotFoundError
 from identity.domain.resolution import Basis
+from throughline_kernel import Consent
 
 PERSONAS: Final = "personas"
 IDENTIFIERS: Final = "identifiers"
@@ -161,6 +162,11 @@ class ConsentRow(msgspec.Struct, array_like=True, gc=False):
     source: str
     at: int
     event_id: bytes
+
+    def word(self, key: bytes) -> Consent:
+        """The row at this key (client, purpose, scope) as what was said."""
+        purpose, _, scope = key[16:].decode().partition("\0")
+        return Consent(purpose, scope, self.granted, self.at, self.source, self.event_id.hex())
 
 
 class ForgettingRow(msgspec.Struct, array_like=True, gc=False):

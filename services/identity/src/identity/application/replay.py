@@ -17,7 +17,7 @@ from identity.domain.retention import NO_RETENTION, RetentionRules
 from identity.domain.rules import SHIPPED_RULES, Rules, RuleSet
 from identity.domain.state import EMPTY, OwnedIdentifier, Tally
 from throughline.identity.v1 import events_pb2 as pb
-from throughline_kernel import Recorded, canonical_json
+from throughline_kernel import Consent, Consents, Recorded, canonical_json
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class IdentityFold:
         self._tallies: dict[str, dict[bytes, Tally]] = {}
         self._blocked: set[bytes] = set()
         self._merges: dict[bytes, _Merge] = {}
-        self._consents: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+        self._consents: dict[str, Consents] = {}
         self._forgettings: dict[str, dict[str, Any]] = {}
         self._forgotten: dict[bytes, set[bytes]] = {}
         self._gone: set[bytes] = set()
@@ -116,9 +116,9 @@ class IdentityFold:
 
     def _decided(self) -> Iterator[tuple[str, dict[str, Any]]]:
         consents = [
-            (_consent_key(client_id, purpose, scope), value)
+            (_consent_key(client_id, word.purpose, word.scope), state.consent_state(word))
             for client_id, said in self._consents.items()
-            for (purpose, scope), value in said.items()
+            for word in said.words
         ]
         yield from sorted(consents, key=lambda each: each[0])
         for merge_id, merge in sorted(self._merges.items()):
@@ -201,13 +201,16 @@ class IdentityFold:
 
     def _consented(self, event: Recorded) -> None:
         message = pb.ConsentRecorded.FromString(event.payload)
-        self._consents.setdefault(message.client_id, {})[(message.purpose, message.scope)] = state.consent_state(
-            purpose=message.purpose,
-            scope=message.scope,
-            granted=message.granted,
-            source=message.source,
-            at=event.occurred_at,
+        word = Consent(
+            message.purpose,
+            message.scope,
+            message.granted,
+            event.occurred_at,
+            message.source,
+            event.event_id.hex(),
         )
+        said = self._consents.get(message.client_id, Consents())
+        self._consents[message.client_id] = Consents.of((*said.words, word))
 
     def _scheduled(self, event: Recorded) -> None:
         message = pb.ForgettingScheduled.FromString(event.payload)

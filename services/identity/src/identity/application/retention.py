@@ -91,9 +91,9 @@ class Retention:
             last_seen=queries.last_seen(client_id),
             channels=lambda: queries.channels(client_id),
             words=lambda purpose: [
-                Word(each.row.granted, each.row.at)
-                for each in queries.consents((client_id, *row.aliases))
-                if each.purpose == purpose
+                Word(said.granted, said.at)
+                for said in queries.consents((client_id, *row.aliases)).words
+                if said.purpose == purpose
             ],
         )
         return rule_that_ends(self._rules, known, now)

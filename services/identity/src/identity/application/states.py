@@ -85,12 +85,7 @@ class LiveState:
 
     def _others(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for key, row in self._consents.scan():
-            purpose, _, scope = key[16:].decode().partition("\0")
-            name = f"{state.CONSENT}{key[:16].hex()}.{key[16:].hex()}"
-            yield (
-                name,
-                state.consent_state(purpose=purpose, scope=scope, granted=row.granted, source=row.source, at=row.at),
-            )
+            yield f"{state.CONSENT}{key[:16].hex()}.{key[16:].hex()}", state.consent_state(row.word(key))
         for key, row in self._merges.scan():
             if row.manual != row.undone:
                 yield state.DECISION + key.hex(), state.decision_state(row.personas, joined=row.manual)

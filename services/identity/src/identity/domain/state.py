@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from identity.domain.personas import OrderKey
+from throughline_kernel import Consent
 
 CLIENT: Final = "client."
 CONSENT: Final = "consent."
@@ -66,9 +67,15 @@ def client_state(
     }
 
 
-def consent_state(*, purpose: str, scope: str, granted: bool, source: str, at: int) -> dict[str, Any]:
+def consent_state(word: Consent) -> dict[str, Any]:
     """What a client last said about one purpose in one scope."""
-    return {"purpose": purpose, "scope": scope, "granted": granted, "source": source, "at": at}
+    return {
+        "purpose": word.purpose,
+        "scope": word.scope,
+        "granted": word.granted,
+        "source": word.source,
+        "at": word.at,
+    }
 
 
 def decision_state(personas: Iterable[bytes], *, joined: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from identity.application.commands import (
     UndoMerge,
 )
 from identity.application.messages import retention_from, rules_from
+from identity.domain.consents import check_purpose
 from identity.domain.refusals import invalid, required
 from throughline.identity.v1 import identity_pb2 as pb
 from throughline.identity.v1 import rules_pb2
@@ -82,12 +83,16 @@ def record_consent(request: pb.RecordConsentRequest, traceparent: str) -> Record
     for field, value in (("purpose", purpose), ("scope", request.scope)):
         if "\0" in value:
             raise invalid(field, "no NUL", "leave it out")
+    check_purpose(purpose)
+    if request.at < 0:
+        raise invalid("at", "at least 0", "give microseconds since 1970, or 0 for now")
     return RecordConsent(
         hex_bytes("client_id", request.client_id),
         purpose,
         request.granted,
         _optional("source", request.source),
         _optional("scope", request.scope),
+        request.at,
         traceparent,
     )
 

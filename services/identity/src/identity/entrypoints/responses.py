@@ -31,11 +31,11 @@ def client(view: ClientView, rules_version: int) -> pb.Client:
         consents=[
             pb.Consent(
                 purpose=each.purpose,
-                granted=each.row.granted,
+                granted=each.granted,
                 scope=each.scope,
-                source=each.row.source,
-                at=each.row.at,
-                event_id=each.row.event_id.hex(),
+                source=each.source,
+                at=each.at,
+                event_id=each.event_id,
             )
             for each in view.consents
         ],

@@ -19,9 +19,10 @@ from journey.domain.transitions import (
     StageReached,
     Transition,
 )
+from throughline.identity.v1 import consent_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import definitions_pb2, events_pb2
-from throughline_kernel import InvalidError, Recorded, Violation, hex_id
+from throughline_kernel import Consent, Consents, InvalidError, Recorded, Violation, hex_id
 
 _PACKAGE: Final = "throughline.journey.v1."
 INTERACTION_NOTED: Final = _PACKAGE + "InteractionNoted"
@@ -33,6 +34,7 @@ TRANSITION_RETRACTED: Final = _PACKAGE + "TransitionRetracted"
 HANDOFF_OFFERED: Final = _PACKAGE + "HandoffOffered"
 HANDOFF_ACCEPTED: Final = _PACKAGE + "HandoffAccepted"
 JOURNEY_DEFINED: Final = _PACKAGE + "JourneyDefined"
+CONSENT_NOTED: Final = _PACKAGE + "ConsentNoted"
 CLIENT_DROPPED: Final = _PACKAGE + "ClientDropped"
 TRANSITIONS: Final[Mapping[str, type[Transition]]] = {
     _PACKAGE + kind.__name__: kind
@@ -45,6 +47,7 @@ _OfClient: TypeAlias = (
     | events_pb2.CaseNoted
     | events_pb2.HandoffOffered
     | events_pb2.HandoffAccepted
+    | events_pb2.ConsentNoted
 )
 _OfJourney: TypeAlias = (
     events_pb2.JourneyStarted
@@ -161,6 +164,7 @@ _ASIDE: Final[Mapping[str, type[_OfClient]]] = {
     CASE_NOTED: events_pb2.CaseNoted,
     HANDOFF_OFFERED: events_pb2.HandoffOffered,
     HANDOFF_ACCEPTED: events_pb2.HandoffAccepted,
+    CONSENT_NOTED: events_pb2.ConsentNoted,
 }
 
 
@@ -205,6 +209,23 @@ def interactions_of(event: Recorded) -> frozenset[str]:
 def journey_of(event: Recorded) -> str:
     """The journey that a transition speaks of; empty where none spans it."""
     return _JOURNEYS[event.type].FromString(event.payload).journey_id
+
+
+def consent_noted(client_id: str, consents: Consents, identity_position: int) -> bytes:
+    """A serialised ConsentNoted."""
+    return events_pb2.ConsentNoted(
+        client_id=client_id,
+        words=[consent_pb2.ConsentWord(**word._asdict()) for word in consents.words],
+        identity_position=identity_position,
+    ).SerializeToString()
+
+
+def consents_of(payload: bytes) -> Consents:
+    """What a ConsentNoted says that holds."""
+    return Consents.of(
+        Consent(word.purpose, word.scope, word.granted, word.at, word.source, word.event_id)
+        for word in events_pb2.ConsentNoted.FromString(payload).words
+    )
 
 
 def handoff_from(event: Recorded) -> Handoff:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from throughline.ingestion.v1 import interaction_pb2
 from throughline_eventlog import Reader, Transaction
-from throughline_kernel import Recorded
+from throughline_kernel import Consents, Recorded
 
 # The time now: microseconds since epoch, UTC.
 Clock = Callable[[], int]
@@ -31,6 +31,10 @@ class Directory(Protocol):
 
     def apply(self, tx: Transaction, events: Sequence[Recorded], /) -> object:
         """Takes identity's next events."""
+        ...
+
+    def consents(self, reader: Reader, events: Sequence[Recorded], /) -> Mapping[str, tuple[Consents, Recorded]]:
+        """What holds now of the consents of each client that the events, once taken, may have changed; and by which."""
         ...
 
     def resolve(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
@@ -13,14 +14,15 @@ from journey.application.earlier import definitions_until, events_until
 from journey.application.ports import Directory, Resolution
 from journey.application.records import Cache, read_definitions, replay
 from journey.application.timeline import Entry, entry_of, handed, standing, taken_back
-from journey.domain.context import Context, Who, tell
+from journey.domain.context import Context, Who
 from journey.domain.definitions import Definitions, JourneyDefinition
 from journey.domain.facts import Handoff
+from journey.domain.heeding import forbidden, summed, tell_heeding
 from journey.domain.record import Record
 from journey.domain.variants import JourneyCounts, Variants, count_journeys, count_variants
 from throughline.ingestion.v1 import interaction_pb2
 from throughline_eventlog import Commit, Reader, Store
-from throughline_kernel import Interval, NotFoundError, Recorded
+from throughline_kernel import SERVICE, Consent, Consents, Interval, LeftOut, NotFoundError, Recorded
 
 WATCH_AT_ONCE = 200
 
@@ -29,7 +31,8 @@ WATCH_AT_ONCE = 200
 class Page:
     """Part of a history: entries, the commit it stands on, and where the next part begins (-1: nowhere).
 
-    `withheld` counts what is left out of it, since it is a forgotten client's now.
+    `withheld` counts what is left out of it, since it is a forgotten client's now; `left_out` what the client's
+    consents leave out.
     """
 
     client_id: str
@@ -37,6 +40,7 @@ class Page:
     commit: Commit
     following: int
     withheld: int
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,15 @@ class Queries:
         self._definitions = (-1, Definitions())
 
     def context(
-        self, client_id: str, identifiers: Sequence[interaction_pb2.Identifier], channel: str, now: int
+        self,
+        client_id: str,
+        identifiers: Sequence[interaction_pb2.Identifier],
+        channel: str,
+        now: int,
+        *,
+        purpose: str = SERVICE,
     ) -> Told:
-        """What the channel should know now (microseconds).
+        """What the channel should know now (microseconds) for this purpose.
 
         Raises: NotFoundError (CLIENT_NOT_FOUND, IDENTIFIERS_UNKNOWN), PreconditionError (CLIENT_FORGOTTEN).
         """
@@ -79,12 +89,19 @@ class Queries:
             position = reader.last_position()
             record = self._record(reader, who.client_id)
             handoffs = self._offered_to_aliases(reader, who, position)
-            return Told(tell(record, _named(who), channel, now, handoffs), position)
+            told = tell_heeding(record, _named(who), channel, now, handoffs, consents=record.consents, purpose=purpose)
+            return Told(told, position)
 
     def earlier_context(
-        self, client_id: str, identifiers: Sequence[interaction_pb2.Identifier], channel: str, as_of: int
+        self,
+        client_id: str,
+        identifiers: Sequence[interaction_pb2.Identifier],
+        channel: str,
+        as_of: int,
+        *,
+        purpose: str = SERVICE,
     ) -> Told:
-        """What the channel would have been told at that instant (microseconds).
+        """What the channel would have been told at that instant (microseconds), by the client's consents of now.
 
         Raises: as `context`.
         """
@@ -95,10 +112,15 @@ class Queries:
             events, withheld = events_until(reader, who.client_id, commit.position)
             replay(record, events)
             handoffs = self._offered_to_aliases(reader, who, commit.position)
-            return Told(tell(record, _named(who), channel, as_of, handoffs), commit.position, withheld)
+            consents = self._consents(reader, who.client_id)
+            told = tell_heeding(record, _named(who), channel, as_of, handoffs, consents=consents, purpose=purpose)
+            return Told(told, commit.position, withheld)
 
-    def timeline(self, client_id: str, as_of: int, between: Interval, start: int, size: int) -> Page:
-        """Part of what happened in the interval, as it was known at `as_of` (0: now), from entry `start` on.
+    def timeline(
+        self, client_id: str, as_of: int, between: Interval, start: int, size: int, *, purpose: str = SERVICE
+    ) -> Page:
+        """Part of what happened in the interval, as it was known at `as_of` (0: now), from entry `start` on; without
+        what the client's consents, as they are now, forbid to tell for the purpose.
 
         Raises: as `context`.
         """
@@ -108,9 +130,12 @@ class Queries:
             events, withheld = events_until(reader, who.client_id, commit.position)
             for alias in self._aliases_with_handoffs(reader, who):
                 events += handed(events_until(reader, alias, commit.position).events)
+            consents = self._consents(reader, who.client_id)
         entries = [entry for entry in standing(events) if between.holds(entry.occurred_at)]
         following = start + size if start + size < len(entries) else -1
-        return Page(who.client_id, tuple(entries[start : start + size]), commit, following, withheld)
+        given_in = {entry.event_id: entry.channel for entry in entries if entry.type == "interaction"}
+        told, left_out = _heeded(consents, purpose, entries[start : start + size], given_in)
+        return Page(who.client_id, tuple(told), commit, following, withheld, left_out)
 
     def begin_watching(self, client_id: str, after_position: int) -> Seen:
         """Where a watcher of this client begins: behind the position, or now.
@@ -123,13 +148,19 @@ class Queries:
                 return Seen(who.client_id, 0, after_position)
             return Seen(who.client_id, reader.last_version(codec.stream_of(who.client_id)), reader.last_position())
 
-    def watch(self, asked: str, seen: Seen) -> tuple[list[Entry], Seen, bool]:
-        """What a watcher has not seen yet, how far it has come then, and whether there is more already.
+    def watch(
+        self, asked: str, seen: Seen, *, purpose: str = SERVICE
+    ) -> tuple[list[Entry], tuple[LeftOut, ...], Seen, bool]:
+        """What a watcher has not seen yet, what of it the client's consents leave out, how far it has come then, and
+        whether there is more already.
 
         Follows the client where it has become part of another one. Raises: as `context`.
         """
-        with self._store.snapshot() as reader:
+        with self._lock, self._store.snapshot() as reader:
             who = self._resolve(reader, asked)
+            record = self._record(reader, who.client_id)
+            consents = record.consents
+            given_in = {fact.id: fact.channel for fact in record.facts} if consents else {}
             version = seen.version if who.client_id == seen.client_id else 0
             events = reader.read_stream(codec.stream_of(who.client_id), after_version=version, limit=WATCH_AT_ONCE)
         entries: list[Entry] = []
@@ -142,7 +173,8 @@ class Queries:
             if entry is not None:
                 entries.append(entry)
         version = events[-1].version if events else version
-        return entries, Seen(who.client_id, version, position), len(events) == WATCH_AT_ONCE
+        told, left_out = _heeded(consents, purpose, entries, given_in)
+        return told, left_out, Seen(who.client_id, version, position), len(events) == WATCH_AT_ONCE
 
     def definitions(self) -> tuple[JourneyDefinition, ...]:
         """Every definition that holds, by name."""
@@ -202,6 +234,17 @@ class Queries:
         resolution = self._directory.resolve(reader, client_id=client_id, identifiers=identifiers, as_of=as_of)
         return known(resolution, client_id, len(identifiers), as_of)
 
+    def _consents(self, reader: Reader, client_id: str) -> Consents:
+        """What holds now of the consents of the client that an id, of now or earlier, means now."""
+        meant = self._directory.resolve(reader, client_id=client_id).client_id
+        holding = Consents()
+        for event in reader.read_stream(codec.stream_of(meant)):
+            if event.type == codec.CONSENT_NOTED:
+                holding = codec.consents_of(event.payload)
+            elif event.type == codec.CLIENT_DROPPED:
+                holding = Consents()
+        return holding
+
     def _record(self, reader: Reader, client_id: str) -> Record:
         definitions = self._current(reader)
         record = self._cache.get(client_id)
@@ -246,3 +289,21 @@ class Queries:
 
 def _named(who: Resolution) -> Who:
     return Who(who.client_id, who.known_person, tuple(who.alias_ids))
+
+
+def _heeded(
+    consents: Consents, purpose: str, entries: list[Entry], given_in: Mapping[str, str]
+) -> tuple[list[Entry], tuple[LeftOut, ...]]:
+    """The entries that may be told for the purpose, and what is left out. `given_in` is interaction -> channel."""
+    if not consents:
+        return entries, ()
+    gone: Counter[tuple[str, Consent]] = Counter()
+    told: list[Entry] = []
+    for entry in entries:
+        channels = {entry.channel, *entry.channels, given_in.get(entry.given_in, "")} - {""}
+        word = forbidden(consents, purpose, sorted(channels))
+        if word is None:
+            told.append(entry)
+        else:
+            gone["entries", word] += 1
+    return told, summed(gone)

@@ -81,7 +81,7 @@ class _Net:
 
 
 def take_aside(record: Record, event: Recorded) -> None:
-    """Takes what stands beside the interactions: feedback, cases, hand-offs."""
+    """Takes what stands beside the interactions: feedback, cases, hand-offs, consents."""
     match event.type:
         case codec.FEEDBACK_NOTED:
             record.note_feedback(codec.item_of(event.payload, event.occurred_at))
@@ -94,6 +94,8 @@ def take_aside(record: Record, event: Recorded) -> None:
         case codec.HANDOFF_ACCEPTED:
             message = events_pb2.HandoffAccepted.FromString(event.payload)
             record.accept(message.handoff_id, message.channel, message.accepted_by, event.occurred_at)
+        case codec.CONSENT_NOTED:
+            record.consents = codec.consents_of(event.payload)
         case _:
             pass
 

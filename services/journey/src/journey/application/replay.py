@@ -93,7 +93,7 @@ class JourneyFold:
     def _tell(self, held: _Held) -> Record:
         record = Record(held.record.client_id, self._definitions, announcing=False)
         record.feedback, record.cases = held.record.feedback, held.record.cases
-        record.handoffs = held.record.handoffs
+        record.handoffs, record.consents = held.record.handoffs, held.record.consents
         if held.facts:
             record.change(list(held.facts.values()))
         return record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -16,7 +16,7 @@ from throughline.identity.v1 import events_pb2 as identity_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import events_pb2
 from throughline_eventlog import Transaction
-from throughline_kernel import Recorded
+from throughline_kernel import Consents, Recorded
 
 _ATTRIBUTED: Final = "throughline.identity.v1.InteractionAttributed"
 _REATTRIBUTED: Final = "throughline.identity.v1.InteractionReattributed"
@@ -66,7 +66,8 @@ class TakeFromIdentity:
                 attributions[event.position] = identity_pb2.InteractionReattributed.FromString(event.payload)
             elif event.type == _FORGOTTEN:
                 forgotten[event.position] = identity_pb2.ClientForgotten.FromString(event.payload)
-        if not attributions and not forgotten:
+        consents = self._directory.consents(tx, events)
+        if not attributions and not forgotten and not consents:
             return
         owners = tx.get_many(rows.OWNERS, {bytes.fromhex(a.interaction.interaction_id) for a in attributions.values()})
         dropped = _dropped(
@@ -90,11 +91,13 @@ class TakeFromIdentity:
                 _forget(plans, dropped, event, forgotten[event.position], tx)
         tx.put_many(rows.OWNERS, moved)
         self._records.advance_watermark(tx, seen)
-        self._carry_out(tx, plans)
+        self._carry_out(tx, plans, consents)
 
-    def _carry_out(self, tx: Transaction, plans: dict[str, _Plan]) -> None:
+    def _carry_out(
+        self, tx: Transaction, plans: dict[str, _Plan], consents: Mapping[str, tuple[Consents, Recorded]]
+    ) -> None:
         batch = Batch(tx)
-        records = self._records.load(batch, plans)
+        records = self._records.load(batch, {**plans, **consents})
         for client_id, plan in plans.items():
             record = records[client_id]
             if plan.dropped:
@@ -108,6 +111,14 @@ class TakeFromIdentity:
             if plan.noted or plan.withdrawn:
                 changes = record.change(list(plan.noted.values()), plan.withdrawn)
                 batch.announce(record, changes, plan.latest, plan.cause)
+        for client_id, (holding, event) in consents.items():
+            record = records[client_id]
+            if record.consents == holding:
+                continue
+            cause = Cause(event.correlation_id, event.event_id.hex(), event.traceparent)
+            payload = codec.consent_noted(client_id, holding, event.position)
+            batch.append(record, codec.CONSENT_NOTED, payload, at=event.occurred_at, cause=cause)
+            record.consents = holding
         self._records.save(batch)
 
 

@@ -43,6 +43,9 @@ class Entry(NamedTuple):
     interaction: interaction_pb2.InteractionFacts | None = None
     # Orders interactions of one instant: source, sequence.
     tie: tuple[str, int] = ("", 0)
+    # Other channels that the line speaks of, and the interaction that an item of feedback came with.
+    channels: tuple[str, ...] = ()
+    given_in: str = ""
 
 
 def entry_of(event: Recorded) -> Entry | None:
@@ -67,7 +70,14 @@ def entry_of(event: Recorded) -> Entry | None:
             named = kind.removeprefix("FEEDBACK_KIND_").lower().replace("_", " ")
             given = "" if item.score is None else f" {item.score}"
             about = f" about {', '.join(item.topics)}" if item.topics else ""
-            return Entry("feedback", *head, item.feedback_id, event.position, f"Feedback: {named}{given}{about}.")
+            return Entry(
+                "feedback",
+                *head,
+                item.feedback_id,
+                event.position,
+                f"Feedback: {named}{given}{about}.",
+                given_in=item.interaction_id,
+            )
         case codec.CASE_NOTED:
             case = codec.case_of(event.payload, event.occurred_at, event.causation_id)
             return Entry("case", *head, case.event_id, event.position, describe_case(case))
@@ -81,6 +91,7 @@ def entry_of(event: Recorded) -> Entry | None:
                 f"Offered by {handoff.from_channel} to {handoff.to_channel}.",
                 handoff.from_channel,
                 handoff.journey_id,
+                channels=(handoff.to_channel,),
             )
         case codec.HANDOFF_ACCEPTED:
             accepted = events_pb2.HandoffAccepted.FromString(event.payload)
@@ -120,15 +131,40 @@ def _transition(event: Recorded) -> Entry:
         case "ChannelSwitched":
             switch = events_pb2.ChannelSwitched.FromString(event.payload)
             said = f"From {switch.from_channel} to {switch.to_channel}."
-            return Entry("channel_switched", *head, said, switch.to_channel, switch.journey_id)
+            return Entry(
+                "channel_switched",
+                *head,
+                said,
+                switch.to_channel,
+                switch.journey_id,
+                channels=(switch.from_channel,),
+            )
         case "JourneyCompleted":
             done = events_pb2.JourneyCompleted.FromString(event.payload)
             said = f"{done.journey} is completed at {done.stage}, over {', '.join(done.channels)}."
-            return Entry("journey_completed", *head, said, done.channels[-1], done.journey_id, done.journey, done.stage)
+            return Entry(
+                "journey_completed",
+                *head,
+                said,
+                done.channels[-1],
+                done.journey_id,
+                done.journey,
+                done.stage,
+                channels=tuple(done.channels),
+            )
         case _:
             left = events_pb2.JourneyAbandoned.FromString(event.payload)
             said = f"{left.journey} is abandoned at {left.stage}, over {', '.join(left.channels)}."
-            return Entry("journey_abandoned", *head, said, left.channels[-1], left.journey_id, left.journey, left.stage)
+            return Entry(
+                "journey_abandoned",
+                *head,
+                said,
+                left.channels[-1],
+                left.journey_id,
+                left.journey,
+                left.stage,
+                channels=tuple(left.channels),
+            )
 
 
 def taken_back(event: Recorded) -> Entry | None:
@@ -183,6 +219,9 @@ def sentence(event: Recorded) -> str:
         case codec.JOURNEY_DEFINED:
             definition = events_pb2.JourneyDefined.FromString(event.payload).definition
             return f"Journey {definition.journey} is defined, version {definition.version}."
+        case codec.CONSENT_NOTED:
+            said = ", ".join(map(str, codec.consents_of(event.payload).words))
+            return f"What the client consents to: {said or 'nothing was said'}."
         case codec.CLIENT_DROPPED:
             return "The client was forgotten; nothing is kept of them here."
         case _:

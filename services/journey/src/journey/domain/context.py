@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from journey.domain.facts import Case, Fact, Handoff
 from journey.domain.record import Record
 from journey.domain.telling import Answer, Journey
+from throughline_kernel import LeftOut
 
 LAST_STEPS: Final = 20
 _LONG_AGO: Final = 1 << 62
@@ -116,6 +117,8 @@ class Context:
     campaigns: tuple[CampaignSeen, ...]
     next_steps: tuple[NextStep, ...]
     loyalty: tuple[Loyalty, ...]
+    # By the client's consents.
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def tell(record: Record, who: Who, channel: str, now: int, handoffs: Iterable[Handoff] = ()) -> Context:

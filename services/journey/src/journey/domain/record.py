@@ -11,7 +11,7 @@ from journey.domain.definitions import Definitions
 from journey.domain.facts import Case, Fact, FeedbackItem, Handoff
 from journey.domain.telling import Journey, LoyaltyScore, Telling
 from journey.domain.transitions import Transition, transition_id
-from throughline_kernel import announce
+from throughline_kernel import Consents, announce
 
 # A copy of the state every so many facts, and how many of the latest copies are kept: what a late fact costs.
 _STRIDE: Final = 16
@@ -70,6 +70,7 @@ class Record:
     feedback: dict[str, FeedbackItem] = field(default_factory=dict[str, FeedbackItem])
     cases: dict[str, Case] = field(default_factory=dict[str, Case])
     handoffs: dict[str, Handoff] = field(default_factory=dict[str, Handoff])
+    consents: Consents = field(default_factory=Consents)
     # Journeys whose rows are to be written, those that are no more (id -> definition), and those to watch for silence.
     _changed: dict[str, Journey] = field(default_factory=dict[str, Journey])
     _vanished: dict[str, str] = field(default_factory=dict[str, str])
@@ -79,12 +80,13 @@ class Record:
     @property
     def weight(self) -> int:
         """What it costs to keep in memory, in facts."""
-        return 4 + len(self.facts) + len(self.feedback) + len(self.cases) + len(self.handoffs)
+        words = len(self.consents.words)
+        return 4 + len(self.facts) + len(self.feedback) + len(self.cases) + len(self.handoffs) + words
 
     @property
     def empty(self) -> bool:
         """Nothing is known of this client."""
-        return not (self.facts or self.feedback or self._standing_cases() or self.handoffs)
+        return not (self.facts or self.feedback or self._standing_cases() or self.handoffs or self.consents)
 
     def change(self, noted: Sequence[Fact], withdrawn: Collection[bytes] = ()) -> Changes:
         """Takes facts in and out, in any order, and tells what is to be announced and retracted."""
@@ -185,6 +187,7 @@ class Record:
         self.facts, self.said, self.swept = [], [], {}
         self.telling, self._copies = Telling(), []
         self.feedback, self.cases, self.handoffs = {}, {}, {}
+        self.consents = Consents()
         self._changed, self._vanished, self._watched = {}, {}, {}
 
     def loyalty(self) -> dict[int, LoyaltyScore]:
@@ -264,6 +267,7 @@ class Record:
                 ]
                 for h in self.handoffs.values()
             },
+            "consents": [[w.purpose, w.scope, w.granted, w.at, w.source] for w in self.consents.words],
         }
 
     def _advance(self, facts: Sequence[Fact]) -> Changes:

@@ -32,7 +32,7 @@ from throughline.journey.v1 import journey_pb2 as pb
 from throughline.journey.v1 import journey_pb2_grpc
 from throughline_eventlog import Store, Writer
 from throughline_kernel import Interval, InvalidError, Violation, is_hex_id
-from throughline_rpc import Hosted
+from throughline_rpc import Hosted, purpose_of
 from throughline_telemetry import current_traceparent, logger
 
 DEFAULT_PAGE: Final = 100
@@ -102,11 +102,13 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
             *_within("as_of", request.as_of, 0, LATEST),
         )
         compact = request.form == pb.CONTEXT_FORM_COMPACT
-        asked = (request.client_id, request.identifiers, request.channel)
+        asked, purpose = (request.client_id, request.identifiers, request.channel), purpose_of(context)
         if request.as_of:
-            told = await self._run(self._patient, lambda: self._queries.earlier_context(*asked, request.as_of))
+            told = await self._run(
+                self._patient, lambda: self._queries.earlier_context(*asked, request.as_of, purpose=purpose)
+            )
         else:
-            told = await self._run(self._quick, lambda: self._queries.context(*asked, self._clock()))
+            told = await self._run(self._quick, lambda: self._queries.context(*asked, self._clock(), purpose=purpose))
         return wire.compact_context(told) if compact else wire.full_context(told)
 
     async def GetTimeline(  # noqa: N802 -- named by the contract
@@ -122,10 +124,12 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
         token = read_page_token(request.page_token) if request.page_token else PageToken(*asked, request.as_of, 0)
         if (token.client_id, token.as_of, token.between) != asked:
             read_page_token("")
-        size = request.page_size or DEFAULT_PAGE
+        size, purpose = request.page_size or DEFAULT_PAGE, purpose_of(context)
         page = await self._run(
             self._patient,
-            lambda: self._queries.timeline(request.client_id, token.instant, token.between, token.start, size),
+            lambda: self._queries.timeline(
+                request.client_id, token.instant, token.between, token.start, size, purpose=purpose
+            ),
         )
         following = ""
         if page.following >= 0:
@@ -137,6 +141,7 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
             position=page.commit.position,
             as_of=page.commit.recorded_at,
             withheld=page.withheld,
+            left_out=wire.left_out(page.left_out),
         )
 
     async def WatchClient(  # noqa: N802 -- named by the contract
@@ -144,7 +149,7 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
     ) -> AsyncIterator[pb.WatchClientResponse]:
         """Each new entry, read from the log at the caller's own pace."""
         _check(*_whom(request.client_id), *_within("after_position", request.after_position, 0, LATEST))
-        asked = request.client_id
+        asked, purpose = request.client_id, purpose_of(context)
         seen = await self._run(self._patient, lambda: self._queries.begin_watching(asked, request.after_position))
         while True:
             with self._bells.bell({asked, seen.client_id}) as bell:
@@ -152,9 +157,11 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
                 while following == seen.client_id:
                     bell.clear()
                     before = seen
-                    entries, seen, more = await self._run(
-                        self._patient, lambda at=before: self._queries.watch(asked, at)
+                    entries, left_out, seen, more = await self._run(
+                        self._patient, lambda at=before: self._queries.watch(asked, at, purpose=purpose)
                     )
+                    if left_out:
+                        yield pb.WatchClientResponse(left_out=wire.left_out(left_out))
                     for line in entries:
                         yield pb.WatchClientResponse(entry=wire.entry(line))
                     if not more and following == seen.client_id:
@@ -186,8 +193,10 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
         _check(*_required("token", request.token), *_required("channel", request.channel))
         command = AcceptHandoff(token_hash(request.token), request.channel, request.accepted_by, self._clock())
         client_id, handoff = await self._writer.submit(self._works.accept, Asked(command, current_traceparent()))
+        purpose = purpose_of(context)
         told = await self._run(
-            self._quick, lambda: self._queries.context(client_id, (), request.channel, self._clock())
+            self._quick,
+            lambda: self._queries.context(client_id, (), request.channel, self._clock(), purpose=purpose),
         )
         return pb.AcceptHandoffResponse(
             handoff_id=handoff.handoff_id,

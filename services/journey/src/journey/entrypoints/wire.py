@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Final, TypeAlias
 
 from journey.application.queries import Told
 from journey.application.timeline import Entry
 from journey.domain.context import Context
 from journey.domain.variants import Variants
+from throughline.identity.v1 import consent_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import journey_pb2 as pb
+from throughline_kernel import LeftOut
 
 COMPACT_BYTES: Final = 4096
 # Field names of the answer that list facts; the compact form counts what it leaves out of each.
@@ -24,6 +27,7 @@ LISTS: Final = (
     "campaigns",
     "next_steps",
     "loyalty",
+    "left_out",
 )
 # What the map of omissions may come to: a tag, a length, a key and a count for each field.
 _OMITTED: Final = sum(len(name) + 12 for name in LISTS)
@@ -34,7 +38,15 @@ _MATTERS_FIRST: Final = 6
 _STEPS_FIRST: Final = 3
 
 _Fact: TypeAlias = (
-    pb.OpenMatter | pb.Step | pb.GivenAnswer | pb.Promise | pb.CampaignSeen | pb.NextStep | pb.Loyalty | str
+    pb.OpenMatter
+    | pb.Step
+    | pb.GivenAnswer
+    | pb.Promise
+    | pb.CampaignSeen
+    | pb.NextStep
+    | pb.Loyalty
+    | consent_pb2.LeftOut
+    | str
 )
 
 
@@ -71,10 +83,13 @@ def compact_context(told: Told) -> pb.ResumeContextResponse:
 
 
 def _by_urgency(facts: dict[str, list[_Fact]]) -> Iterable[tuple[str, _Fact]]:
-    """Overdue and open matters first, then what to do next, what just happened, what not to ask, what else to know."""
+    """What may not be told first; then overdue and open matters, what to do next, what just happened, what not to ask,
+    what else to know.
+    """
     matters, steps, answers = facts["open_matters"], facts["last_steps"], facts["answers"]
     again = [isinstance(answer, pb.GivenAnswer) and answer.times_asked > 1 for answer in answers]
     for name, some in (
+        ("left_out", facts["left_out"]),
         ("open_matters", matters[:_MATTERS_FIRST]),
         ("next_steps", facts["next_steps"]),
         ("last_steps", steps[:_STEPS_FIRST]),
@@ -124,11 +139,12 @@ def _facts(context: Context) -> dict[str, list[_Fact]]:
             )
             for loyalty in context.loyalty
         ],
+        "left_out": [*left_out(context.left_out)],
     }
 
 
 def _short(fact: _Fact) -> _Fact:
-    if isinstance(fact, str):
+    if isinstance(fact, str | consent_pb2.LeftOut):
         return fact
     for name in ("summary", "text", "answer", "touchpoint"):
         if name in fact.DESCRIPTOR.fields_by_name:
@@ -137,6 +153,11 @@ def _short(fact: _Fact) -> _Fact:
                 setattr(fact, name, text[: _TEXT - 1] + "\u2026")
     del fact.event_ids[_EVIDENCE:]
     return fact
+
+
+def left_out(parts: Iterable[LeftOut]) -> list[consent_pb2.LeftOut]:
+    """What is not told by the client's consents."""
+    return [consent_pb2.LeftOut(**asdict(part)) for part in parts]
 
 
 def entry(line: Entry) -> pb.TimelineEntry:

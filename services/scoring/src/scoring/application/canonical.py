@@ -11,9 +11,10 @@ from scoring.domain.client import Facts
 from scoring.domain.facts import CaseItem
 from scoring.domain.metrics import MetricDefinition
 from scoring.domain.tally import Counter
-from throughline_kernel import canonical_json
+from throughline_kernel import Consent, canonical_json
 
 _CASE_EVENTS: Final = CaseItem._fields.index("opened_event")
+_CONSENT_EVENT: Final = Consent._fields.index("event_id")
 
 
 def client_key(client_id: str) -> str:
@@ -26,6 +27,8 @@ def client_state(facts: Facts) -> bytes | None:
     if not any(facts):
         return None
     state = {name: [_plain(row) for row in each] for name, each in facts._asdict().items()}
+    # Which event said it depends on which id of the client's was spoken to.
+    state["consents"] = [row[:_CONSENT_EVENT] for row in state["consents"]]
     # Which events last spoke of a case depends on what arrived when; what they say does not.
     state["cases"] = [row[:_CASE_EVENTS] for row in state["cases"]]
     return canonical_json(state)

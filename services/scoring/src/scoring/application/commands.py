@@ -38,15 +38,17 @@ class PublishScorecards:
         """Remembers nothing."""
 
     def __call__(
-        self, tx: Transaction, items: Sequence[api.PublishScorecardRequest]
+        self, tx: Transaction, items: Sequence[tuple[api.PublishScorecardRequest, str]]
     ) -> Sequence[api.PublishScorecardResponse | Refusal]:
-        """Publishes each, or says why not."""
-        return [self._publish(tx, item) for item in items]
+        """Publishes each for its purpose, or says why not."""
+        return [self._publish(tx, request, purpose) for request, purpose in items]
 
-    def _publish(self, tx: Transaction, request: api.PublishScorecardRequest) -> api.PublishScorecardResponse | Refusal:
+    def _publish(
+        self, tx: Transaction, request: api.PublishScorecardRequest, purpose: str
+    ) -> api.PublishScorecardResponse | Refusal:
         try:
             _required("published_by", request.published_by)
-            told = scorecard(tx, request.subject_kind, request.subject, self._minimum)
+            told = scorecard(tx, request.subject_kind, request.subject, self._minimum, purpose)
         except Refusal as refusal:
             return refusal
         scores = told.messages()
@@ -61,7 +63,11 @@ class PublishScorecards:
             events.append(NewEvent(stream_id, version, messages.SCORE_COMPUTED, payload, tx.now))
             tx.put(rows.PUBLISHED, score.score_id.encode(), payload)
         positions = tx.append(events)
-        return api.PublishScorecardResponse(scores=scores, position=positions[-1])
+        return api.PublishScorecardResponse(
+            scores=scores,
+            position=positions[-1] if positions else told.commit.position,
+            left_out=messages.left_out(told.left_out),
+        )
 
 
 class DefineMetrics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from scoring.application import messages, rows
@@ -15,7 +15,7 @@ from throughline.identity.v1 import events_pb2 as identity
 from throughline.journey.v1 import events_pb2 as journey
 from throughline.scoring.v1 import events_pb2 as pb
 from throughline_eventlog import Transaction
-from throughline_kernel import Recorded
+from throughline_kernel import Consents, Recorded
 
 FORGOTTEN: Final = identity.ClientForgotten.DESCRIPTOR.full_name
 
@@ -30,6 +30,10 @@ class WhoIsWho(Protocol):
 
     def apply(self, tx: Transaction, events: Sequence[Recorded]) -> None:
         """Takes the events."""
+        ...
+
+    def consents(self, tx: Transaction, events: Sequence[Recorded]) -> Mapping[str, tuple[Consents, Recorded]]:
+        """What holds now of the consents of each client that the events, once taken, may have changed; and by which."""
         ...
 
 
@@ -60,8 +64,10 @@ class IdentityIntake:
                 forgotten = identity.ClientForgotten.FromString(event.payload)
                 clients.update(dict.fromkeys((forgotten.client_id, *forgotten.alias_ids)))
                 said.append((event, forgotten))
-        if not said:
+        consents = self._directory.consents(tx, events)
+        if not said and not consents:
             return
+        clients.update(dict.fromkeys(consents))
         owners = {key.hex(): rows.unpack_owner(row) for key, row in tx.get_many(rows.OWNERS, interactions).items()}
         clients.update(dict.fromkeys(owner for owner, _ in owners.values() if owner != rows.NOBODY))
         self._book.hold(tx, clients)
@@ -76,7 +82,17 @@ class IdentityIntake:
             else:
                 self._attribute(tx, event, message, owners, moved)
         self._write_owners(tx, moved)
+        for client_id, (holding, event) in consents.items():
+            self._consent(self._book[client_id], holding, event)
         self._book.write(tx, events[-1])
+
+    def _consent(self, held: Held, holding: Consents, event: Recorded) -> None:
+        book, client = self._book, held.client
+        if client.consents == holding:
+            return
+        client.note_consents(holding, book.tally, book.metrics)
+        noted = messages.consent_noted(client.client_id, holding, event.position).SerializeToString()
+        book.append(held, messages.CONSENT_NOTED, noted, event.occurred_at, event)
 
     @staticmethod
     def _write_owners(tx: Transaction, moved: dict[str, tuple[str, int]]) -> None:
@@ -326,7 +342,7 @@ class FeedbackIntake:
             return
         held = book[register.owner]
         register.noted = register.owner
-        if held.client.feedback.get(item.feedback_id) != item:
+        if held.client.item(item.feedback_id) != item:
             held.client.note_feedback(item, book.tally)
             scored = messages.scored(register.owner, item, position).SerializeToString()
             book.append(held, messages.FEEDBACK_SCORED, scored, item.at, event)
@@ -347,7 +363,7 @@ class FeedbackIntake:
         step = CaseStep(what, event.occurred_at, event.event_id.hex(), department, channel)
         register.said(message.client_id, step, position)
         case = register.present(message.case_id, held.head.feedback_dropped)
-        known = held.client.cases.get(message.case_id)
+        known = held.client.case(message.case_id)
         if case is None or case == known or (known is None and case.state == "withdrawn"):
             return
         held.client.note_case(case, book.tally)
@@ -370,7 +386,7 @@ class FeedbackIntake:
         book.touch(held)
         self._write(tx, items, cases)
         survivors = _Survivors(tx, held)
-        for item in list(held.client.feedback.values()):
+        for item in held.client.facts().feedback:
             if survivors.feedback(item.feedback_id):
                 continue
             held.client.withdraw_feedback(item.feedback_id, book.tally)
@@ -379,7 +395,7 @@ class FeedbackIntake:
             )
             book.append(held, messages.FEEDBACK_WITHDRAWN, withdrawn.SerializeToString(), item.at, event)
             items[item.feedback_id] = _orphaned(tx, item.feedback_id)
-        for case in list(held.client.cases.values()):
+        for case in held.client.facts().cases:
             left = survivors.case(case.case_id)
             if left == case:
                 continue
@@ -555,7 +571,7 @@ class JourneyIntake:
         item = register.present(journey_id, held.head.journey_dropped)
         if item is None:
             return
-        known = held.client.journeys.get(journey_id)
+        known = held.client.journey(journey_id)
         if item == known or (known is None and item.state == "retracted"):
             return
         held.client.note_journey(item, book.tally, book.metrics)
@@ -570,7 +586,7 @@ class JourneyIntake:
         held.head.journey_dropped = event.position
         book.touch(held)
         survivors = _Survivors(tx, held)
-        for item in list(held.client.journeys.values()):
+        for item in held.client.facts().journeys:
             left = survivors.journey(item.journey_id)
             if left == item:
                 continue

@@ -84,8 +84,8 @@ def is_forgotten(reader: Reader, client_id: str, head: Head, position: int) -> b
 
 def nobodys(reader: Reader, client: Client) -> list[str]:
     """Those of the client's contacts and answers that belong to somebody now who was forgotten."""
-    contacts = [bytes.fromhex(each) for each in (*client.contacts, *client.staff)]
-    answers = [bytes.fromhex(each) for each in client.feedback]
+    contacts = [bytes.fromhex(each) for each in (*client.contacts, *client.staff, *client.apart.contacts)]
+    answers = [bytes.fromhex(each) for each in (*client.feedback, *client.apart.feedback)]
     owners = {key: rows.unpack_owner(row)[0] for key, row in reader.get_many(rows.OWNERS, contacts).items()}
     owners |= {key: rows.unpack_feedback(row).owner for key, row in reader.get_many(rows.FEEDBACK, answers).items()}
     return [key.hex() for key, owner in owners.items() if owner == rows.NOBODY]

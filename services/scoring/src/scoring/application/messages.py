@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from sys import intern
 from typing import Any, Final
 
@@ -15,10 +16,11 @@ from scoring.domain.scorecard import Figure
 from scoring.domain.tally import Shares, Tally
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import events_pb2 as feedback
+from throughline.identity.v1 import consent_pb2
 from throughline.ingestion.v1 import interaction_pb2 as interaction
 from throughline.scoring.v1 import events_pb2 as pb
 from throughline.scoring.v1 import metrics_pb2
-from throughline_kernel import ALWAYS, Interval, Recorded
+from throughline_kernel import ALWAYS, Consent, Consents, Interval, LeftOut, Recorded
 
 CONTACT_NOTED: Final = pb.ContactNoted.DESCRIPTOR.full_name
 CONTACT_WITHDRAWN: Final = pb.ContactWithdrawn.DESCRIPTOR.full_name
@@ -26,6 +28,7 @@ FEEDBACK_SCORED: Final = pb.FeedbackScored.DESCRIPTOR.full_name
 FEEDBACK_WITHDRAWN: Final = pb.FeedbackWithdrawn.DESCRIPTOR.full_name
 CASE_NOTED: Final = pb.CaseNoted.DESCRIPTOR.full_name
 JOURNEY_NOTED: Final = pb.JourneyNoted.DESCRIPTOR.full_name
+CONSENT_NOTED: Final = pb.ConsentNoted.DESCRIPTOR.full_name
 CLIENT_DROPPED: Final = pb.ClientDropped.DESCRIPTOR.full_name
 ATTRIBUTION_COMPUTED: Final = pb.AttributionComputed.DESCRIPTOR.full_name
 SCORE_COMPUTED: Final = pb.ScoreComputed.DESCRIPTOR.full_name
@@ -181,6 +184,28 @@ def attribution_computed(client_id: str, conversion_id: str, shares: Shares) -> 
     )
 
 
+def consent_noted(client_id: str, consents: Consents, position: int) -> pb.ConsentNoted:
+    """What holds of a client's consents."""
+    return pb.ConsentNoted(
+        client_id=client_id,
+        words=[consent_pb2.ConsentWord(**word._asdict()) for word in consents.words],
+        identity_position=position,
+    )
+
+
+def consents_of(payload: bytes) -> Consents:
+    """What a ConsentNoted says that holds."""
+    return Consents.of(
+        Consent(word.purpose, word.scope, word.granted, word.at, word.source, word.event_id)
+        for word in pb.ConsentNoted.FromString(payload).words
+    )
+
+
+def left_out(parts: Iterable[LeftOut]) -> list[consent_pb2.LeftOut]:
+    """What clients' consents keep out of an answer."""
+    return [consent_pb2.LeftOut(**asdict(part)) for part in parts]
+
+
 def _note_contact(client: Client, payload: bytes, tally: Tally, metrics: Metrics) -> None:
     client.note_contact(contact_of(pb.ContactNoted.FromString(payload).interaction), tally, metrics)
 
@@ -235,6 +260,10 @@ def _note_journey(client: Client, payload: bytes, tally: Tally, metrics: Metrics
     )
 
 
+def _note_consents(client: Client, payload: bytes, tally: Tally, metrics: Metrics) -> None:
+    client.note_consents(consents_of(payload), tally, metrics)
+
+
 def _clear(client: Client, _: bytes, tally: Tally, metrics: Metrics) -> None:
     client.clear(tally, metrics)
 
@@ -246,6 +275,7 @@ _EVOLVE: Final[dict[str, Callable[[Client, bytes, Tally, Metrics], None]]] = {
     FEEDBACK_WITHDRAWN: _withdraw_feedback,
     CASE_NOTED: _note_case,
     JOURNEY_NOTED: _note_journey,
+    CONSENT_NOTED: _note_consents,
     CLIENT_DROPPED: _clear,
 }
 CLIENT_EVENTS: Final = frozenset({*_EVOLVE, ATTRIBUTION_COMPUTED})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -11,7 +11,7 @@ from scoring.application import ledger, messages, rows
 from scoring.application.scores import AsOf, ScoreName, parse_score_id, score_id, score_not_found
 from scoring.domain import dimensions
 from scoring.domain.catalogue import BUILT_IN, FORMULAS
-from scoring.domain.client import CONVERTED, UNATTRIBUTED, Client
+from scoring.domain.client import CONVERTED, LEFT_OUT, UNATTRIBUTED, Client
 from scoring.domain.dimensions import Kind, Subject
 from scoring.domain.formulas.attribution import MODELS
 from scoring.domain.intervals import count_in
@@ -22,12 +22,17 @@ from throughline.eventlog.v1 import eventlog_pb2
 from throughline.scoring.v1 import events_pb2 as pb
 from throughline.scoring.v1 import metrics_pb2
 from throughline.scoring.v1 import scoring_pb2 as api
-from throughline_directory import Resolution, resolve_earlier
+from throughline_directory import Resolution, resolve, resolve_earlier
 from throughline_eventlog import Commit, Reader, Store
 from throughline_kernel import (
     ALWAYS,
+    MEASUREMENT,
+    SERVICE,
+    Consent,
+    Consents,
     Interval,
     InvalidError,
+    LeftOut,
     NotFoundError,
     PreconditionError,
     Violation,
@@ -92,6 +97,7 @@ class Told:
     commit: Commit
     between: Interval
     figures: Sequence[Figure]
+    left_out: Sequence[LeftOut] = ()
 
     def messages(self) -> list[pb.Score]:
         """The scores as they are told, each with its id."""
@@ -107,22 +113,61 @@ class Told:
 
 
 def scorecard(
-    reader: Reader, kind: int, name: str, minimum: int, *, as_of: int = 0, between: Interval = ALWAYS
+    reader: Reader, kind: int, name: str, minimum: int, purpose: str, *, as_of: int = 0, between: Interval = ALWAYS
 ) -> Told:
-    """All figures of one subject. Raises: InvalidError, NotFoundError, PreconditionError."""
+    """All figures of one subject, without what may not be measured; none of a client who withdrew its consent to what
+    this read is for. Raises: InvalidError, NotFoundError, PreconditionError.
+    """
     subject = subject_of(kind, name)
     commit = moment(reader, as_of)
-    if kind == Kind.CLIENT.value:
-        subject = (kind, whom(reader, name, "subject", commit))
     state = AsOf(reader, commit.position, minimum, between)
-    told = state.figures(subject)
-    if between == ALWAYS and kind not in {Kind.ALL.value, Kind.CLIENT.value} and not state.lines(subject):
+    if kind == Kind.CLIENT.value:
+        client_id = whom(reader, name, "subject", commit)
+        subject = (kind, client_id)
+        word = _forbidding(_consents(reader, client_id), purpose)
+        if word is not None:
+            left_out = [LeftOut.by(word, "everything", len(state.shown(state.client(client_id))))]
+            return Told(subject, commit, between, (), left_out)
+    lines = state.lines(subject)
+    if between == ALWAYS and kind not in {Kind.ALL.value, Kind.CLIENT.value} and not lines:
         raise NotFoundError(
             "SUBJECT_NOT_FOUND",
             f"nothing is known of {Kind(kind).name.lower()} {name!r}; ListScorecards names those that are",
             {"subject_kind": Kind(kind).name.lower(), "subject": name},
         )
-    return Told(subject, commit, between, told)
+    told = figures(lines, state.in_force.values(), minimum=minimum)
+    return Told(subject, commit, between, told, left_out_of(lines))
+
+
+def left_out_of(lines: Mapping[Line, int]) -> list[LeftOut]:
+    """What these counters say was left out of the figures."""
+    return [
+        LeftOut(str(part), amount, MEASUREMENT)
+        for (metric, _, part), amount in sorted(lines.items(), key=lambda line: str(line[0]))
+        if metric == LEFT_OUT and amount
+    ]
+
+
+def _consents(reader: Reader, client_id: str) -> Consents:
+    """What holds now of the consents of the client whose id this is or once was."""
+    now: Resolution = resolve(reader, client_id, ())
+    found = now.client_id or client_id
+    client = ledger.load(reader, ledger.heads(reader, [found])).get(found)
+    return client.consents if client is not None else Consents()
+
+
+def _forbidding(consents: Consents, purpose: str) -> Consent | None:
+    return consents.withdrawal(purpose) or consents.withdrawal(MEASUREMENT)
+
+
+def _permitted(consents: Consents, client_id: str, purpose: str) -> None:
+    word = _forbidding(consents, purpose)
+    if word is not None:
+        raise PreconditionError(
+            "CONSENT_WITHDRAWN",
+            f"client {client_id} withdrew its consent to {word.purpose}; its scores are not shown",
+            {"client_id": client_id, "purpose": word.purpose, "event_id": word.event_id},
+        )
 
 
 class Queries:
@@ -132,15 +177,24 @@ class Queries:
         self._store = store
         self._minimum = minimum
 
-    def get_scorecard(self, request: api.GetScorecardRequest) -> api.GetScorecardResponse:
+    def get_scorecard(self, request: api.GetScorecardRequest, purpose: str = SERVICE) -> api.GetScorecardResponse:
         """All figures of one subject."""
         between = interval(request.between)
         with self._store.snapshot() as reader:
             told = scorecard(
-                reader, request.subject_kind, request.subject, self._minimum, as_of=request.as_of, between=between
+                reader,
+                request.subject_kind,
+                request.subject,
+                self._minimum,
+                purpose,
+                as_of=request.as_of,
+                between=between,
             )
         return api.GetScorecardResponse(
-            scores=told.messages(), position=told.commit.position, as_of=told.commit.recorded_at
+            scores=told.messages(),
+            position=told.commit.position,
+            as_of=told.commit.recorded_at,
+            left_out=messages.left_out(told.left_out),
         )
 
     def list_scorecards(self, request: api.ListScorecardsRequest) -> api.ListScorecardsResponse:
@@ -157,7 +211,13 @@ class Queries:
             wanted = set(request.metrics) or set(BUILT_IN)
             counters = state.counters(kind.value)
         board = [
-            Told((kind.value, name), commit, between, figures(lines, own.values(), minimum=self._minimum))
+            Told(
+                (kind.value, name),
+                commit,
+                between,
+                figures(lines, own.values(), minimum=self._minimum),
+                left_out_of(lines),
+            )
             for name, lines in _by_subject(counters)
         ]
         chiefs = {told.subject[1]: _chief(told.figures, chief) for told in board}
@@ -165,7 +225,9 @@ class Queries:
         response = api.ListScorecardsResponse(position=commit.position, as_of=commit.recorded_at)
         for told in board:
             shown = replace(told, figures=[each for each in told.figures if each.metric in wanted])
-            response.scorecards.add(subject=told.subject[1], scores=shown.messages())
+            response.scorecards.add(
+                subject=told.subject[1], scores=shown.messages(), left_out=messages.left_out(told.left_out)
+            )
         found = worst([(name, figure) for name, figure in chiefs.items() if figure is not None])
         if found is not None:
             name, figure = found
@@ -175,7 +237,7 @@ class Queries:
             response.headline.text = headline(kind, name, figure, label)
         return response
 
-    def explain_score(self, request: api.ExplainScoreRequest) -> api.ExplainScoreResponse:
+    def explain_score(self, request: api.ExplainScoreRequest, purpose: str = SERVICE) -> api.ExplainScoreResponse:
         """A score as it was told, and a page of the event ids that it stands on."""
         size = _page_size(request.page_size)
         first, skip = _page(request.page_token)
@@ -184,7 +246,9 @@ class Queries:
             if name.position > reader.last_position():
                 raise score_not_found(request.score_id)
             if name.kind == Kind.CLIENT.value:
-                whom(reader, name.subject, "score_id", Commit(reader.commit_at().recorded_at, name.position))
+                then = Commit(reader.commit_at().recorded_at, name.position)
+                client_id = whom(reader, name.subject, "score_id", then)
+                _permitted(_consents(reader, client_id), client_id, purpose)
             as_of = AsOf(reader, name.position, self._minimum, name.between)
             response = api.ExplainScoreResponse(score=self._score(reader, as_of, name, request.score_id))
             formula = FORMULAS.get(response.score.formula)
@@ -195,7 +259,9 @@ class Queries:
                 response.definition.CopyFrom(messages.definition_message(definition))
             withheld = as_of.withheld(name)
             if withheld:
-                kept_back = f"{withheld} of the {response.score.n} belong to clients forgotten since and are not shown"
+                kept_back = (
+                    f"{withheld} of the {response.score.n} belong to clients who were forgotten or withdrew since"
+                )
                 response.score.note = "; ".join(filter(None, (response.score.note, kept_back)))
             event_ids, token = self._evidence(as_of, name, first, skip, size)
         response.event_ids.extend(event_ids)
@@ -220,9 +286,7 @@ class Queries:
         else:
             everyone = as_of.everyone(first)
         for client in everyone:
-            if as_of.is_withheld(client.client_id):
-                continue
-            found = as_of.evidence(as_of.shown(client), name)
+            found = as_of.evidence_shown(client, name)
             start = skip if client.client_id == first else 0
             room = size - len(page)
             if len(found) - start > room:
@@ -231,7 +295,7 @@ class Queries:
             page.extend(found[start:])
         return page, ""
 
-    def get_attribution(self, request: api.GetAttributionRequest) -> api.GetAttributionResponse:
+    def get_attribution(self, request: api.GetAttributionRequest, purpose: str = SERVICE) -> api.GetAttributionResponse:
         """Credit by channel and campaign, over all clients or one."""
         if request.model and request.model not in MODELS:
             raise InvalidError.of(
@@ -245,6 +309,9 @@ class Queries:
             response = api.GetAttributionResponse(position=commit.position, as_of=commit.recorded_at)
             if request.client_id:
                 client = state.shown(state.client(whom(reader, request.client_id, "client_id", commit)))
+                consents = _consents(reader, client.client_id)
+                _permitted(consents, client.client_id, purpose)
+                client.note_consents(consents, Tally(), ledger.NO_METRICS)
                 totals, board = _credits_of(client, between)
                 for conversion in client.conversions:
                     if not between.holds(conversion.at):
@@ -261,6 +328,7 @@ class Queries:
                 board = state.counters(Kind.CREDIT.value)
         response.conversions_total = totals.get(CONVERTED, 0)
         response.unattributed = totals.get(UNATTRIBUTED, 0)
+        response.left_out.extend(messages.left_out(left_out_of(totals)))
         cells: dict[tuple[str, str, str, str], dict[str | int, int]] = {}
         for (_, place, metric, currency, part), amount in board.items():
             channel, _, campaign = place.partition("\x1f")

@@ -136,6 +136,11 @@ def _attribution_computed(payload: bytes) -> str:
     return f"Conversion {message.conversion_interaction_id} is credited to {touches} touches."
 
 
+def _consent_noted(payload: bytes) -> str:
+    said = ", ".join(map(str, messages.consents_of(payload).words))
+    return f"What client {messages.client_of(payload)} consents to: {said or 'nothing was said'}."
+
+
 def _client_dropped(payload: bytes) -> str:
     return f"Client {messages.client_of(payload)} was forgotten: nothing of it counts any more."
 
@@ -151,6 +156,7 @@ _SENTENCES: Final[dict[str, Callable[[bytes], str]]] = {
     messages.METRIC_DEFINED: _metric_defined,
     messages.FORMULA_PUBLISHED: _formula_published,
     messages.ATTRIBUTION_COMPUTED: _attribution_computed,
+    messages.CONSENT_NOTED: _consent_noted,
     messages.CLIENT_DROPPED: _client_dropped,
 }
 

@@ -182,15 +182,23 @@ class AsOf:
             between=self._between,
         )
 
+    def evidence_shown(self, client: Client, name: ScoreName) -> list[str]:
+        """Of that what may still be shown: nothing of who was forgotten since, and nothing that consents keep apart."""
+        if self.is_withheld(client.client_id):
+            return []
+        return [event_id for event_id in self.evidence(self.shown(client), name) if event_id not in self._apart]
+
     def withheld(self, name: ScoreName) -> int:
-        """How many pieces of evidence belong to clients that were forgotten since."""
-        if not self._changes.dropped:
+        """How many pieces of evidence are not shown any more, since clients were forgotten or withdrew consent."""
+        if not self._changes.dropped and not self._apart:
             return 0
+        changed = self._changes.clients
+        if name.kind == Kind.CLIENT.value:
+            changed &= {name.subject}
         withheld = 0
-        for client in self.clients(sorted(self._changes.clients)):
+        for client in self.clients(sorted(changed)):
             withheld += len(self.evidence(client, name))
-            if not self.is_withheld(client.client_id):
-                withheld -= len(self.evidence(self.shown(client), name))
+            withheld -= len(self.evidence_shown(client, name))
         return withheld
 
     def _last_of_case(self, case_id: str) -> Contact | None:
@@ -204,6 +212,17 @@ class AsOf:
     @cached_property
     def _changes(self) -> ledger.Changes:
         return ledger.changes_since(self._reader, self._position)
+
+    @cached_property
+    def _apart(self) -> frozenset[str]:
+        """The events that the consents of those who changed since keep out of every figure now."""
+        apart: set[str] = set()
+        changed = sorted(self._changes.clients)
+        for start in range(0, len(changed), BATCH):
+            heads = ledger.heads(self._reader, changed[start : start + BATCH])
+            for client in ledger.load(self._reader, heads).values():
+                apart |= client.apart.event_ids()
+        return frozenset(apart)
 
     @cached_property
     def _then_and_now(self) -> tuple[Tally, Tally]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from scoring.domain.formulas.nps import loyalty
 from scoring.domain.formulas.resolution import resolved
 from scoring.domain.metrics import Metrics
 from scoring.domain.tally import Line, Shares, Tally
+from throughline_kernel import MEASUREMENT, Consent, Consents
 
 CONTACTS: Line = ("volume", "", "n")
 STAFF_CONTACTS: Line = ("volume", "", "staff")
@@ -35,6 +37,12 @@ CASES: Line = ("cases", "", "n")
 FEEDBACK: Line = ("feedback", "", "n")
 CONVERTED: Line = ("conversions", "", "n")
 UNATTRIBUTED: Line = ("conversions", "", "unattributed")
+# What the client's consents keep out of every figure, and is counted here alone.
+LEFT_OUT = "left_out"
+LEFT_OUT_CONTACTS: Line = (LEFT_OUT, "", "contacts")
+LEFT_OUT_FEEDBACK: Line = (LEFT_OUT, "", "feedback")
+LEFT_OUT_CASES: Line = (LEFT_OUT, "", "cases")
+LEFT_OUT_JOURNEYS: Line = (LEFT_OUT, "", "journeys")
 DEFAULT_WEIGHT = 1_000_000
 
 _METRIC = {
@@ -58,6 +66,23 @@ class Facts(NamedTuple):
     feedback: list[FeedbackItem]
     cases: list[CaseItem]
     journeys: list[JourneyItem]
+    consents: tuple[Consent, ...] = ()
+
+
+@dataclass(slots=True)
+class Apart:
+    """Facts that the client's consents keep out of every figure, by id."""
+
+    contacts: dict[str, Contact] = field(default_factory=dict[str, Contact])
+    feedback: dict[str, FeedbackItem] = field(default_factory=dict[str, FeedbackItem])
+    cases: dict[str, CaseItem] = field(default_factory=dict[str, CaseItem])
+    journeys: dict[str, JourneyItem] = field(default_factory=dict[str, JourneyItem])
+
+    def event_ids(self) -> frozenset[str]:
+        """The events that these facts stand on."""
+        cases = ((case.opened_event, case.acknowledged_event, case.resolved_event) for case in self.cases.values())
+        journeys = ((journey.started_event, journey.ended_event) for journey in self.journeys.values())
+        return frozenset(self.contacts.keys() | self.feedback.keys()).union(*cases, *journeys)
 
 
 class Answer(NamedTuple):
@@ -126,9 +151,11 @@ class Client:
     """One client's facts with the indexes that keep every change local."""
 
     __slots__ = (
+        "apart",
         "cases",
         "chains",
         "client_id",
+        "consents",
         "contacts",
         "conversions",
         "feedback",
@@ -153,6 +180,9 @@ class Client:
         self.feedback: dict[str, FeedbackItem] = {}
         self.cases: dict[str, CaseItem] = {}
         self.journeys: dict[str, JourneyItem] = {}
+        # What the client said about purposes, and the facts that do not count because of it.
+        self.consents = Consents()
+        self.apart = Apart()
         # How many contacts carry an identifier: none, and nobody knows who it is.
         self.identified = 0
         # All contacts; those on each matter and in each case; touches; conversions: in canonical order.
@@ -170,33 +200,92 @@ class Client:
         self.on_journeys: dict[str, dict[str, int]] = {}
 
     def __len__(self) -> int:
-        return len(self.contacts) + len(self.staff) + len(self.feedback) + len(self.cases) + len(self.journeys)
+        apart = self.apart
+        counting = len(self.contacts) + len(self.staff) + len(self.feedback) + len(self.cases) + len(self.journeys)
+        return counting + len(apart.contacts) + len(apart.feedback) + len(apart.cases) + len(apart.journeys)
 
     def clear(self, tally: Tally, metrics: Metrics) -> None:
         """Forgets everything, and takes all of it from the tally."""
-        for interaction_id in (*self.contacts, *self.staff):
-            self.withdraw_contact(interaction_id, tally, metrics)
-        for feedback_id in list(self.feedback):
-            self.withdraw_feedback(feedback_id, tally)
-        for case in list(self.cases.values()):
+        self._withdraw(self.facts(), tally, metrics)
+        self.consents = Consents()
+
+    def _withdraw(self, facts: Facts, tally: Tally, metrics: Metrics) -> None:
+        for contact in facts.contacts:
+            self.withdraw_contact(contact.interaction_id, tally, metrics)
+        for item in facts.feedback:
+            self.withdraw_feedback(item.feedback_id, tally)
+        for case in facts.cases:
             self.note_case(case._replace(state="withdrawn"), tally)
-        for journey in list(self.journeys.values()):
+        for journey in facts.journeys:
             self.note_journey(journey._replace(state="retracted"), tally, metrics)
 
+    def note(self, facts: Facts, tally: Tally, metrics: Metrics) -> None:
+        """Adds all of these facts."""
+        for contact in facts.contacts:
+            self.note_contact(contact, tally, metrics)
+        for item in facts.feedback:
+            self.note_feedback(item, tally)
+        for case in facts.cases:
+            self.note_case(case, tally)
+        for journey in facts.journeys:
+            self.note_journey(journey, tally, metrics)
+
     def facts(self) -> Facts:
-        """Everything known, sorted."""
+        """Everything known, sorted; what does not count too."""
+        apart = self.apart
         return Facts(
-            sorted((*self.contacts.values(), *self.staff.values())),
-            sorted(self.feedback.values(), key=lambda item: (item.at, item.feedback_id)),
-            sorted(self.cases.values()),
-            sorted(self.journeys.values()),
+            sorted((*self.contacts.values(), *self.staff.values(), *apart.contacts.values())),
+            sorted((*self.feedback.values(), *apart.feedback.values()), key=lambda item: (item.at, item.feedback_id)),
+            sorted((*self.cases.values(), *apart.cases.values())),
+            sorted((*self.journeys.values(), *apart.journeys.values())),
+            self.consents.words,
         )
+
+    def item(self, feedback_id: str) -> FeedbackItem | None:
+        """What is known of an item of feedback, whether it counts or not."""
+        return self.feedback.get(feedback_id) or self.apart.feedback.get(feedback_id)
+
+    def case(self, case_id: str) -> CaseItem | None:
+        """What is known of a case, whether it counts or not."""
+        return self.cases.get(case_id) or self.apart.cases.get(case_id)
+
+    def journey(self, journey_id: str) -> JourneyItem | None:
+        """What is known of a journey, whether it counts or not."""
+        return self.journeys.get(journey_id) or self.apart.journeys.get(journey_id)
+
+    # -- consents
+
+    def note_consents(self, consents: Consents, tally: Tally, metrics: Metrics) -> None:
+        """Takes what holds of the client's consents: what may not be measured any more leaves every figure, and what
+        may be again comes back.
+        """
+        before, self.consents = self.consents, consents
+        facts = self.facts()
+        channels = {contact.channel for contact in facts.contacts} | {item.channel for item in facts.feedback}
+        channels |= {case.channel for case in facts.cases} | {each for one in facts.journeys for each in one.channels}
+        if all(
+            (before.withdrawal(MEASUREMENT, channel) is None) == self._counts(channel) for channel in {"", *channels}
+        ):
+            return
+        self._withdraw(facts, tally, metrics)
+        self.note(facts, tally, metrics)
+
+    def _counts(self, channel: str) -> bool:
+        return not self.consents or self.consents.withdrawal(MEASUREMENT, channel) is None
 
     @staticmethod
     def of(client_id: str, facts: Facts) -> Client:
         """The client that the facts make: as noting them one by one, without counting them anew."""
         client = Client(client_id)
-        client.order = [contact for contact in facts.contacts if not contact.flags & STAFF]
+        client.consents = Consents(facts.consents)
+        client.order = [
+            contact for contact in facts.contacts if not contact.flags & STAFF and client._counts(contact.channel)
+        ]
+        client.apart.contacts = {
+            contact.interaction_id: contact
+            for contact in facts.contacts
+            if not contact.flags & STAFF and not client._counts(contact.channel)
+        }
         client.staff = {contact.interaction_id: contact for contact in facts.contacts if contact.flags & STAFF}
         client.contacts = {contact.interaction_id: contact for contact in client.order}
         for contact in client.order:
@@ -234,11 +323,9 @@ class Client:
     def note_contact(self, contact: Contact, tally: Tally, metrics: Metrics) -> None:
         """Adds a contact, in order or late. One that is known is left alone: its content never changes."""
         interaction_id = contact.interaction_id
-        if interaction_id in self.contacts or interaction_id in self.staff:
+        if interaction_id in self.contacts or interaction_id in self.staff or interaction_id in self.apart.contacts:
             return
-        if contact.flags & STAFF:
-            self.staff[interaction_id] = contact
-            tally.add(dimensions.of_contact(contact), STAFF_CONTACTS, 1)
+        if self._put_aside(contact, tally):
             return
         if contact.flags & IDENTIFIED:
             self.identified += 1
@@ -263,9 +350,7 @@ class Client:
 
     def withdraw_contact(self, interaction_id: str, tally: Tally, metrics: Metrics) -> None:
         """Takes a contact away as if it had never been noted."""
-        staff = self.staff.pop(interaction_id, None)
-        if staff is not None:
-            tally.add(dimensions.of_contact(staff), STAFF_CONTACTS, -1)
+        self._take_from_aside(interaction_id, tally)
         contact = self.contacts.get(interaction_id)
         if contact is None:
             return
@@ -289,6 +374,24 @@ class Client:
             self.identified -= 1
             if self.identified == 0:
                 self._all_chains(tally, -1)
+
+    def _put_aside(self, contact: Contact, tally: Tally) -> bool:
+        """Keeps a contact that counts in no figure apart, and tells whether it is one."""
+        if contact.flags & STAFF:
+            aside, line = self.staff, STAFF_CONTACTS
+        elif not self._counts(contact.channel):
+            aside, line = self.apart.contacts, LEFT_OUT_CONTACTS
+        else:
+            return False
+        aside[contact.interaction_id] = contact
+        tally.add(dimensions.of_contact(contact), line, 1)
+        return True
+
+    def _take_from_aside(self, interaction_id: str, tally: Tally) -> None:
+        for aside, line in ((self.staff, STAFF_CONTACTS), (self.apart.contacts, LEFT_OUT_CONTACTS)):
+            uncounted = aside.pop(interaction_id, None)
+            if uncounted is not None:
+                tally.add(dimensions.of_contact(uncounted), line, -1)
 
     def dims(self, contact: Contact) -> tuple[Dims, ...]:
         """The subjects that the contact counts for, the journeys that it lies on among them."""
@@ -458,11 +561,15 @@ class Client:
 
     def note_feedback(self, item: FeedbackItem, tally: Tally) -> None:
         """Adds an item of feedback, or replaces it by what is known of it now."""
-        known = self.feedback.get(item.feedback_id)
+        known = self.item(item.feedback_id)
         if known == item:
             return
         if known is not None:
             self.withdraw_feedback(item.feedback_id, tally)
+        if not self._counts(item.channel):
+            self.apart.feedback[item.feedback_id] = item
+            tally.add(dimensions.of_feedback(item), LEFT_OUT_FEEDBACK, 1)
+            return
         self.feedback[item.feedback_id] = item
         self._feedback(item, tally, 1)
 
@@ -471,6 +578,9 @@ class Client:
         item = self.feedback.pop(feedback_id, None)
         if item is not None:
             self._feedback(item, tally, -1)
+        apart = self.apart.feedback.pop(feedback_id, None)
+        if apart is not None:
+            tally.add(dimensions.of_feedback(apart), LEFT_OUT_FEEDBACK, -1)
 
     def _feedback(self, item: FeedbackItem, tally: Tally, sign: int) -> None:
         count_answer(item, dimensions.of_feedback(item), tally, sign)
@@ -505,14 +615,29 @@ class Client:
         known = self.cases.pop(case.case_id, None)
         if known is not None:
             count_case(known, tally, -1)
-        if case.state != "withdrawn":
+        apart = self.apart.cases.pop(case.case_id, None)
+        if apart is not None:
+            tally.add(dimensions.of_case(apart), LEFT_OUT_CASES, -1)
+        if case.state == "withdrawn":
+            return
+        if not self._counts(case.channel):
+            self.apart.cases[case.case_id] = case
+            tally.add(dimensions.of_case(case), LEFT_OUT_CASES, 1)
+        else:
             self.cases[case.case_id] = case
             count_case(case, tally, 1)
 
     def note_journey(self, journey: JourneyItem, tally: Tally, metrics: Metrics) -> None:
         """Replaces what is known of a journey; a retracted one counts no more."""
         known = self.journeys.pop(journey.journey_id, None)
+        apart = self.apart.journeys.pop(journey.journey_id, None)
+        if apart is not None:
+            tally.add(dimensions.of_journey(apart), LEFT_OUT_JOURNEYS, -1)
         now = None if journey.state == "retracted" else journey
+        if now is not None and not any(map(self._counts, now.channels or ("",))):
+            self.apart.journeys[now.journey_id] = now
+            tally.add(dimensions.of_journey(now), LEFT_OUT_JOURNEYS, 1)
+            now = None
         if known is not None:
             count_journey(known, tally, -1)
         if now is not None:
@@ -674,13 +799,6 @@ def move_case_end(
 def restore(client_id: str, facts: Facts, metrics: Metrics, tally: Tally | None = None) -> Client:
     """The client that the facts make; `tally` receives all that they count."""
     client = Client(client_id)
-    into = tally if tally is not None else Tally()
-    for contact in facts.contacts:
-        client.note_contact(contact, into, metrics)
-    for item in facts.feedback:
-        client.note_feedback(item, into)
-    for case in facts.cases:
-        client.note_case(case, into)
-    for journey in facts.journeys:
-        client.note_journey(journey, into, metrics)
+    client.consents = Consents(facts.consents)
+    client.note(facts, tally if tally is not None else Tally(), metrics)
     return client

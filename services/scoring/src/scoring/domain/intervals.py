@@ -15,6 +15,10 @@ from scoring.domain.client import (
     CLIENTS,
     FCR_K,
     FCR_N,
+    LEFT_OUT_CASES,
+    LEFT_OUT_CONTACTS,
+    LEFT_OUT_FEEDBACK,
+    LEFT_OUT_JOURNEYS,
     STAFF_CONTACTS,
     Client,
     add_shares,
@@ -64,6 +68,7 @@ def count_in(client: Client, between: Interval, tally: Tally, metrics: Metrics) 
     for journey in client.journeys.values():
         if between.holds(journey.started_at):
             count_journey(journey, tally, 1)
+    _count_left_out(client, between, tally)
 
 
 def own_lines(client: Client, between: Interval, metrics: Metrics) -> dict[Line, int]:
@@ -73,6 +78,23 @@ def own_lines(client: Client, between: Interval, metrics: Metrics) -> dict[Line,
     for last in case_ends_in(client, between).values():
         add_shares(last, tally, metrics, 1, cases=True)
     return of_subject(tally.counters(), dimensions.ALL)
+
+
+def _count_left_out(client: Client, between: Interval, tally: Tally) -> None:
+    """What the client's consents keep out of every figure."""
+    apart = client.apart
+    for contact in apart.contacts.values():
+        if between.holds(contact.at):
+            tally.add(dimensions.of_contact(contact), LEFT_OUT_CONTACTS, 1)
+    for item in apart.feedback.values():
+        if between.holds(item.at):
+            tally.add(dimensions.of_feedback(item), LEFT_OUT_FEEDBACK, 1)
+    for case in apart.cases.values():
+        if between.holds(case.opened_at):
+            tally.add(dimensions.of_case(case), LEFT_OUT_CASES, 1)
+    for journey in apart.journeys.values():
+        if between.holds(journey.started_at):
+            tally.add(dimensions.of_journey(journey), LEFT_OUT_JOURNEYS, 1)
 
 
 def _count_answers(client: Client, between: Interval, tally: Tally) -> None:

@@ -12,7 +12,7 @@ from scoring.application.queries import Queries
 from throughline.scoring.v1 import scoring_pb2 as api
 from throughline.scoring.v1 import scoring_pb2_grpc
 from throughline_eventlog import Writer
-from throughline_rpc import Hosted
+from throughline_rpc import Hosted, purpose_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,7 +30,7 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: api.GetScorecardRequest, context: Context
     ) -> api.GetScorecardResponse:
         """All figures of one subject."""
-        return await asyncio.to_thread(self._queries.get_scorecard, request)
+        return await asyncio.to_thread(self._queries.get_scorecard, request, purpose_of(context))
 
     async def ListScorecards(  # noqa: N802 -- named by the contract
         self, request: api.ListScorecardsRequest, context: Context
@@ -42,19 +42,19 @@ class ScoringServicer(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: api.ExplainScoreRequest, context: Context
     ) -> api.ExplainScoreResponse:
         """A score with its formula and a page of its evidence."""
-        return await asyncio.to_thread(self._queries.explain_score, request)
+        return await asyncio.to_thread(self._queries.explain_score, request, purpose_of(context))
 
     async def PublishScorecard(  # noqa: N802 -- named by the contract
         self, request: api.PublishScorecardRequest, context: Context
     ) -> api.PublishScorecardResponse:
         """A scorecard, written into the log."""
-        return await self._writer.submit(self._publish, request)
+        return await self._writer.submit(self._publish, (request, purpose_of(context)))
 
     async def GetAttribution(  # noqa: N802 -- named by the contract
         self, request: api.GetAttributionRequest, context: Context
     ) -> api.GetAttributionResponse:
         """Credit by channel and campaign."""
-        return await asyncio.to_thread(self._queries.get_attribution, request)
+        return await asyncio.to_thread(self._queries.get_attribution, request, purpose_of(context))
 
     async def DefineMetric(  # noqa: N802 -- named by the contract
         self, request: api.DefineMetricRequest, context: Context

@@ -339,6 +339,8 @@ Global___MergeUndone: _TypeAlias = MergeUndone  # noqa: Y015
 
 @_typing.final
 class ConsentRecorded(_message.Message):
+    """What the client said about a purpose; occurred_at is when. The last word by time holds."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_ID_FIELD_NUMBER: _builtins.int

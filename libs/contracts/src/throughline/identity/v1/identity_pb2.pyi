@@ -603,11 +603,17 @@ class RecordConsentRequest(_message.Message):
     GRANTED_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     purpose: _builtins.str
+    """e.g. service, marketing, measurement; any but audit, which no consent is asked for."""
     granted: _builtins.bool
     source: _builtins.str
+    """Who reports it, e.g. call_centre."""
     scope: _builtins.str
+    """Channel that it is about, empty for all."""
+    at: _builtins.int
+    """When the client said so, microseconds since epoch; 0 means now."""
     def __init__(
         self,
         *,
@@ -616,10 +622,11 @@ class RecordConsentRequest(_message.Message):
         granted: _builtins.bool = ...,
         source: _builtins.str = ...,
         scope: _builtins.str = ...,
+        at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "granted", b"granted", "purpose", b"purpose", "scope", b"scope", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "client_id", b"client_id", "granted", b"granted", "purpose", b"purpose", "scope", b"scope", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

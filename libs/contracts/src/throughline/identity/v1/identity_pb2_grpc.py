@@ -169,7 +169,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordConsent(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Notes what the client said about a purpose. The last word by time holds, whenever it was recorded.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -29,6 +29,7 @@ class IdentityServiceStub:
     ListProposals: _aio.UnaryUnaryMultiCallable[_identity_pb2.ListProposalsRequest, _identity_pb2.ListProposalsResponse]
     """Merges proposed and waiting for a person."""
     RecordConsent: _aio.UnaryUnaryMultiCallable[_identity_pb2.RecordConsentRequest, _identity_pb2.RecordConsentResponse]
+    """Notes what the client said about a purpose. The last word by time holds, whenever it was recorded."""
     ForgetClient: _aio.UnaryUnaryMultiCallable[_identity_pb2.ForgetClientRequest, _identity_pb2.ForgetClientResponse]
     """Destroys the client's keys and drops it from every index, at once or when a grace time is over. Cannot be undone."""
     CancelForgetting: _aio.UnaryUnaryMultiCallable[_identity_pb2.CancelForgettingRequest, _identity_pb2.CancelForgettingResponse]
@@ -106,7 +107,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _identity_pb2.RecordConsentRequest,
         context: _aio.ServicerContext[_identity_pb2.RecordConsentRequest, _abc.Awaitable[_identity_pb2.RecordConsentResponse]],
-    ) -> _abc.Awaitable[_identity_pb2.RecordConsentResponse]: ...
+    ) -> _abc.Awaitable[_identity_pb2.RecordConsentResponse]:
+        """Notes what the client said about a purpose. The last word by time holds, whenever it was recorded."""
 
     @_abc_1.abstractmethod
     def ForgetClient(

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from throughline.eventlog.v1 import subject_pb2 as throughline_dot_eventlog_dot_v1_dot_subject__pb2
+from throughline.identity.v1 import consent_pb2 as throughline_dot_identity_dot_v1_dot_consent__pb2
 from throughline.ingestion.v1 import interaction_pb2 as throughline_dot_ingestion_dot_v1_dot_interaction__pb2
 from throughline.journey.v1 import definitions_pb2 as throughline_dot_journey_dot_v1_dot_definitions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#throughline/journey/v1/events.proto\x12\x16throughline.journey.v1\x1a%throughline/eventlog/v1/subject.proto\x1a*throughline/ingestion/v1/interaction.proto\x1a(throughline/journey/v1/definitions.proto\"\xab\x01\n\x10InteractionNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12?\n\x0binteraction\x18\x02 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\x12\x1f\n\x17interaction_recorded_at\x18\x04 \x01(\x03\"e\n\x14InteractionWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x16\n\x0einteraction_id\x18\x02 \x01(\t\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\"\xb6\x01\n\rFeedbackNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x34\n\x04\x66\x61\x63t\x18\x04 \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x0e\n\x06topics\x18\x05 \x03(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x06 \x01(\x03\"\\\n\x11\x46\x65\x65\x64\x62\x61\x63kWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x03 \x01(\x03\"\x92\x01\n\tCaseNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0e\n\x06\x64ue_at\x18\x06 \x01(\x03\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x07 \x01(\x03\"\xb2\x01\n\x0eJourneyStarted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\x1a\n\x12\x64\x65\x66inition_version\x18\x04 \x01(\x05\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x16\n\x0einteraction_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x07 \x01(\t\x12\x0e\n\x06matter\x18\x08 \x01(\t\"\xa6\x01\n\x0cStageReached\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x12\n\nfrom_stage\x18\x05 \x01(\t\x12\x16\n\x0einteraction_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x07 \x01(\t\x12\x0c\n\x04loop\x18\x08 \x01(\x08\"\xaa\x01\n\x0f\x43hannelSwitched\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x14\n\x0c\x66rom_channel\x18\x03 \x01(\t\x12\x12\n\nto_channel\x18\x04 \x01(\t\x12\x16\n\x0einteraction_id\x18\x05 \x01(\t\x12\x1b\n\x13\x66rom_interaction_id\x18\x06 \x01(\t\x12\x0b\n\x03gap\x18\x07 \x01(\x03\"\x9b\x01\n\x10JourneyCompleted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x16\n\x0einteraction_id\x18\x05 \x01(\t\x12\x10\n\x08\x64uration\x18\x06 \x01(\x03\x12\x10\n\x08\x63hannels\x18\x07 \x03(\t\"\x8e\x01\n\x10JourneyAbandoned\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x1b\n\x13last_interaction_id\x18\x05 \x01(\t\x12\x10\n\x08\x63hannels\x18\x06 \x03(\t\"T\n\x13TransitionRetracted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\"\xb1\x01\n\x0eHandoffOffered\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\nhandoff_id\x18\x02 \x01(\t\x12\x14\n\x0c\x66rom_channel\x18\x03 \x01(\t\x12\x12\n\nto_channel\x18\x04 \x01(\t\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\x12\n\ntoken_hash\x18\x06 \x01(\x0c\x12\x12\n\nexpires_at\x18\x07 \x01(\x03\x12\x12\n\njourney_id\x18\x08 \x01(\t\"d\n\x0fHandoffAccepted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\nhandoff_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pted_by\x18\x04 \x01(\t\"c\n\x0eJourneyDefined\x12=\n\ndefinition\x18\x01 \x01(\x0b\x32).throughline.journey.v1.JourneyDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"C\n\rClientDropped\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x19\n\x11identity_position\x18\x02 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#throughline/journey/v1/events.proto\x12\x16throughline.journey.v1\x1a%throughline/eventlog/v1/subject.proto\x1a%throughline/identity/v1/consent.proto\x1a*throughline/ingestion/v1/interaction.proto\x1a(throughline/journey/v1/definitions.proto\"\xab\x01\n\x10InteractionNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12?\n\x0binteraction\x18\x02 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\x12\x1f\n\x17interaction_recorded_at\x18\x04 \x01(\x03\"e\n\x14InteractionWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x16\n\x0einteraction_id\x18\x02 \x01(\t\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\"\xb6\x01\n\rFeedbackNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x34\n\x04\x66\x61\x63t\x18\x04 \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x0e\n\x06topics\x18\x05 \x03(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x06 \x01(\x03\"\\\n\x11\x46\x65\x65\x64\x62\x61\x63kWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x03 \x01(\x03\"\x92\x01\n\tCaseNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0e\n\x06\x64ue_at\x18\x06 \x01(\x03\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x07 \x01(\x03\"\xb2\x01\n\x0eJourneyStarted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\x1a\n\x12\x64\x65\x66inition_version\x18\x04 \x01(\x05\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x16\n\x0einteraction_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x07 \x01(\t\x12\x0e\n\x06matter\x18\x08 \x01(\t\"\xa6\x01\n\x0cStageReached\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x12\n\nfrom_stage\x18\x05 \x01(\t\x12\x16\n\x0einteraction_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x07 \x01(\t\x12\x0c\n\x04loop\x18\x08 \x01(\x08\"\xaa\x01\n\x0f\x43hannelSwitched\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x14\n\x0c\x66rom_channel\x18\x03 \x01(\t\x12\x12\n\nto_channel\x18\x04 \x01(\t\x12\x16\n\x0einteraction_id\x18\x05 \x01(\t\x12\x1b\n\x13\x66rom_interaction_id\x18\x06 \x01(\t\x12\x0b\n\x03gap\x18\x07 \x01(\x03\"\x9b\x01\n\x10JourneyCompleted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x16\n\x0einteraction_id\x18\x05 \x01(\t\x12\x10\n\x08\x64uration\x18\x06 \x01(\x03\x12\x10\n\x08\x63hannels\x18\x07 \x03(\t\"\x8e\x01\n\x10JourneyAbandoned\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x1b\n\x13last_interaction_id\x18\x05 \x01(\t\x12\x10\n\x08\x63hannels\x18\x06 \x03(\t\"T\n\x13TransitionRetracted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\"\xb1\x01\n\x0eHandoffOffered\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\nhandoff_id\x18\x02 \x01(\t\x12\x14\n\x0c\x66rom_channel\x18\x03 \x01(\t\x12\x12\n\nto_channel\x18\x04 \x01(\t\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\x12\n\ntoken_hash\x18\x06 \x01(\x0c\x12\x12\n\nexpires_at\x18\x07 \x01(\x03\x12\x12\n\njourney_id\x18\x08 \x01(\t\"d\n\x0fHandoffAccepted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\nhandoff_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pted_by\x18\x04 \x01(\t\"c\n\x0eJourneyDefined\x12=\n\ndefinition\x18\x01 \x01(\x0b\x32).throughline.journey.v1.JourneyDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"w\n\x0c\x43onsentNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x33\n\x05words\x18\x02 \x03(\x0b\x32$.throughline.identity.v1.ConsentWord\x12\x19\n\x11identity_position\x18\x03 \x01(\x03\"C\n\rClientDropped\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x19\n\x11identity_position\x18\x02 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,36 +61,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HANDOFFOFFERED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
   _globals['_HANDOFFACCEPTED'].fields_by_name['client_id']._loaded_options = None
   _globals['_HANDOFFACCEPTED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CONSENTNOTED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CONSENTNOTED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
   _globals['_CLIENTDROPPED'].fields_by_name['client_id']._loaded_options = None
   _globals['_CLIENTDROPPED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
-  _globals['_INTERACTIONNOTED']._serialized_start=189
-  _globals['_INTERACTIONNOTED']._serialized_end=360
-  _globals['_INTERACTIONWITHDRAWN']._serialized_start=362
-  _globals['_INTERACTIONWITHDRAWN']._serialized_end=463
-  _globals['_FEEDBACKNOTED']._serialized_start=466
-  _globals['_FEEDBACKNOTED']._serialized_end=648
-  _globals['_FEEDBACKWITHDRAWN']._serialized_start=650
-  _globals['_FEEDBACKWITHDRAWN']._serialized_end=742
-  _globals['_CASENOTED']._serialized_start=745
-  _globals['_CASENOTED']._serialized_end=891
-  _globals['_JOURNEYSTARTED']._serialized_start=894
-  _globals['_JOURNEYSTARTED']._serialized_end=1072
-  _globals['_STAGEREACHED']._serialized_start=1075
-  _globals['_STAGEREACHED']._serialized_end=1241
-  _globals['_CHANNELSWITCHED']._serialized_start=1244
-  _globals['_CHANNELSWITCHED']._serialized_end=1414
-  _globals['_JOURNEYCOMPLETED']._serialized_start=1417
-  _globals['_JOURNEYCOMPLETED']._serialized_end=1572
-  _globals['_JOURNEYABANDONED']._serialized_start=1575
-  _globals['_JOURNEYABANDONED']._serialized_end=1717
-  _globals['_TRANSITIONRETRACTED']._serialized_start=1719
-  _globals['_TRANSITIONRETRACTED']._serialized_end=1803
-  _globals['_HANDOFFOFFERED']._serialized_start=1806
-  _globals['_HANDOFFOFFERED']._serialized_end=1983
-  _globals['_HANDOFFACCEPTED']._serialized_start=1985
-  _globals['_HANDOFFACCEPTED']._serialized_end=2085
-  _globals['_JOURNEYDEFINED']._serialized_start=2087
-  _globals['_JOURNEYDEFINED']._serialized_end=2186
-  _globals['_CLIENTDROPPED']._serialized_start=2188
-  _globals['_CLIENTDROPPED']._serialized_end=2255
+  _globals['_INTERACTIONNOTED']._serialized_start=228
+  _globals['_INTERACTIONNOTED']._serialized_end=399
+  _globals['_INTERACTIONWITHDRAWN']._serialized_start=401
+  _globals['_INTERACTIONWITHDRAWN']._serialized_end=502
+  _globals['_FEEDBACKNOTED']._serialized_start=505
+  _globals['_FEEDBACKNOTED']._serialized_end=687
+  _globals['_FEEDBACKWITHDRAWN']._serialized_start=689
+  _globals['_FEEDBACKWITHDRAWN']._serialized_end=781
+  _globals['_CASENOTED']._serialized_start=784
+  _globals['_CASENOTED']._serialized_end=930
+  _globals['_JOURNEYSTARTED']._serialized_start=933
+  _globals['_JOURNEYSTARTED']._serialized_end=1111
+  _globals['_STAGEREACHED']._serialized_start=1114
+  _globals['_STAGEREACHED']._serialized_end=1280
+  _globals['_CHANNELSWITCHED']._serialized_start=1283
+  _globals['_CHANNELSWITCHED']._serialized_end=1453
+  _globals['_JOURNEYCOMPLETED']._serialized_start=1456
+  _globals['_JOURNEYCOMPLETED']._serialized_end=1611
+  _globals['_JOURNEYABANDONED']._serialized_start=1614
+  _globals['_JOURNEYABANDONED']._serialized_end=1756
+  _globals['_TRANSITIONRETRACTED']._serialized_start=1758
+  _globals['_TRANSITIONRETRACTED']._serialized_end=1842
+  _globals['_HANDOFFOFFERED']._serialized_start=1845
+  _globals['_HANDOFFOFFERED']._serialized_end=2022
+  _globals['_HANDOFFACCEPTED']._serialized_start=2024
+  _globals['_HANDOFFACCEPTED']._serialized_end=2124
+  _globals['_JOURNEYDEFINED']._serialized_start=2126
+  _globals['_JOURNEYDEFINED']._serialized_end=2225
+  _globals['_CONSENTNOTED']._serialized_start=2227
+  _globals['_CONSENTNOTED']._serialized_end=2346
+  _globals['_CLIENTDROPPED']._serialized_start=2348
+  _globals['_CLIENTDROPPED']._serialized_end=2415
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from throughline.eventlog.v1 import eventlog_pb2 as _eventlog_pb2
+from throughline.identity.v1 import consent_pb2 as _consent_pb2
 from throughline.ingestion.v1 import interaction_pb2 as _interaction_pb2
 from throughline.journey.v1 import definitions_pb2 as _definitions_pb2
 import builtins as _builtins
@@ -377,6 +378,7 @@ class ResumeContextResponse(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     known_person: _builtins.bool
     first_seen_at: _builtins.int
@@ -410,6 +412,12 @@ class ResumeContextResponse(_message.Message):
     def omitted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Facts left out in the compact form, by field name."""
 
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.LeftOut]:
+        """What the client's consents, as they are now, forbid to tell this channel for this purpose. Where it is everything,
+        nothing else is told.
+        """
+
     def __init__(
         self,
         *,
@@ -430,10 +438,11 @@ class ResumeContextResponse(_message.Message):
         position: _builtins.int = ...,
         omitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         withheld: _builtins.int = ...,
+        left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_ids", b"alias_ids", "answers", b"answers", "campaigns", b"campaigns", "channels_used", b"channels_used", "client_id", b"client_id", "first_seen_at", b"first_seen_at", "interactions", b"interactions", "known_person", b"known_person", "last_seen_at", b"last_seen_at", "last_steps", b"last_steps", "loyalty", b"loyalty", "next_steps", b"next_steps", "omitted", b"omitted", "open_matters", b"open_matters", "position", b"position", "promises", b"promises", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_ids", b"alias_ids", "answers", b"answers", "campaigns", b"campaigns", "channels_used", b"channels_used", "client_id", b"client_id", "first_seen_at", b"first_seen_at", "interactions", b"interactions", "known_person", b"known_person", "last_seen_at", b"last_seen_at", "last_steps", b"last_steps", "left_out", b"left_out", "loyalty", b"loyalty", "next_steps", b"next_steps", "omitted", b"omitted", "open_matters", b"open_matters", "position", b"position", "promises", b"promises", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,6 +549,7 @@ class GetTimelineResponse(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     next_page_token: _builtins.str
     position: _builtins.int
@@ -550,6 +560,10 @@ class GetTimelineResponse(_message.Message):
     """Interactions, items of feedback and cases that are left out, since their client was forgotten since."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.LeftOut]:
+        """What the client's consents, as they are now, leave out of this page."""
+
     def __init__(
         self,
         *,
@@ -559,10 +573,11 @@ class GetTimelineResponse(_message.Message):
         position: _builtins.int = ...,
         as_of: _builtins.int = ...,
         withheld: _builtins.int = ...,
+        left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "client_id", b"client_id", "entries", b"entries", "next_page_token", b"next_page_token", "position", b"position", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "client_id", b"client_id", "entries", b"entries", "left_out", b"left_out", "next_page_token", b"next_page_token", "position", b"position", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,16 +611,22 @@ class WatchClientResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRY_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entry(self) -> Global___TimelineEntry: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.LeftOut]:
+        """Comes alone, in place of entries that the client's consents forbid."""
+
     def __init__(
         self,
         *,
         entry: Global___TimelineEntry | None = ...,
+        left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "left_out", b"left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

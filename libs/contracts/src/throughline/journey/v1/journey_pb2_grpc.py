@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class JourneyServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """A read is for a purpose, which its metadata names (`throughline-purpose`; service where it does not). What the client
+    withdrew its consent to for that purpose is left out, and `left_out` says so.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -82,7 +84,9 @@ class JourneyServiceStub:
 
 
 class JourneyServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """A read is for a purpose, which its metadata names (`throughline-purpose`; service where it does not). What the client
+    withdrew its consent to for that purpose is left out, and `left_out` says so.
+    """
 
     def ResumeContext(self, request, context):
         """What a channel should know about this client, each fact with the event ids it stands on, now or at an earlier instant.
@@ -205,7 +209,9 @@ def add_JourneyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JourneyService:
-    """Missing associated documentation comment in .proto file."""
+    """A read is for a purpose, which its metadata names (`throughline-purpose`; service where it does not). What the client
+    withdrew its consent to for that purpose is left out, and `left_out` says so.
+    """
 
     @staticmethod
     def ResumeContext(request,

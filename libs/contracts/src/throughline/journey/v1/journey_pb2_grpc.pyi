@@ -13,6 +13,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JourneyServiceStub:
+    """A read is for a purpose, which its metadata names (`throughline-purpose`; service where it does not). What the client
+    withdrew its consent to for that purpose is left out, and `left_out` says so.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResumeContext: _aio.UnaryUnaryMultiCallable[_journey_pb2.ResumeContextRequest, _journey_pb2.ResumeContextResponse]
     """What a channel should know about this client, each fact with the event ids it stands on, now or at an earlier instant."""
@@ -36,6 +40,10 @@ class JourneyServiceStub:
     """Started, open, completed, abandoned, by stage, for one journey."""
 
 class JourneyServiceServicer(metaclass=_abc_1.ABCMeta):
+    """A read is for a purpose, which its metadata names (`throughline-purpose`; service where it does not). What the client
+    withdrew its consent to for that purpose is left out, and `left_out` says so.
+    """
+
     @_abc_1.abstractmethod
     def ResumeContext(
         self,

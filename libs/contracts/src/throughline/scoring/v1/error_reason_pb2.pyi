@@ -45,6 +45,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Nothing is known of this subject. Example: {"subject_kind": "channel", "subject": "kiosk"}"""
     ERROR_REASON_CLIENT_FORGOTTEN: _ErrorReason.ValueType  # 11
     """The client was forgotten. Example: {"client_id": "9f..."}"""
+    ERROR_REASON_CONSENT_WITHDRAWN: _ErrorReason.ValueType  # 12
+    """The client withdrew its consent to what the read is for. Example: {"client_id": "9f...", "purpose": "service"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons under domain `throughline.scoring` in google.rpc.ErrorInfo, where the prefix `ERROR_REASON_` is left off."""
@@ -72,4 +74,6 @@ ERROR_REASON_SUBJECT_NOT_FOUND: ErrorReason.ValueType  # 10
 """Nothing is known of this subject. Example: {"subject_kind": "channel", "subject": "kiosk"}"""
 ERROR_REASON_CLIENT_FORGOTTEN: ErrorReason.ValueType  # 11
 """The client was forgotten. Example: {"client_id": "9f..."}"""
+ERROR_REASON_CONSENT_WITHDRAWN: ErrorReason.ValueType  # 12
+"""The client withdrew its consent to what the read is for. Example: {"client_id": "9f...", "purpose": "service"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

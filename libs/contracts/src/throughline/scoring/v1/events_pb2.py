@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from throughline.eventlog.v1 import eventlog_pb2 as throughline_dot_eventlog_dot_v1_dot_eventlog__pb2
 from throughline.eventlog.v1 import subject_pb2 as throughline_dot_eventlog_dot_v1_dot_subject__pb2
+from throughline.identity.v1 import consent_pb2 as throughline_dot_identity_dot_v1_dot_consent__pb2
 from throughline.ingestion.v1 import interaction_pb2 as throughline_dot_ingestion_dot_v1_dot_interaction__pb2
 from throughline.scoring.v1 import metrics_pb2 as throughline_dot_scoring_dot_v1_dot_metrics__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#throughline/scoring/v1/events.proto\x12\x16throughline.scoring.v1\x1a&throughline/eventlog/v1/eventlog.proto\x1a%throughline/eventlog/v1/subject.proto\x1a*throughline/ingestion/v1/interaction.proto\x1a$throughline/scoring/v1/metrics.proto\"\x86\x01\n\x0c\x43ontactNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12?\n\x0binteraction\x18\x02 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\"a\n\x10\x43ontactWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x16\n\x0einteraction_id\x18\x02 \x01(\t\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\"\xbf\x02\n\x0e\x46\x65\x65\x64\x62\x61\x63kScored\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x12\n\ntouchpoint\x18\x05 \x01(\t\x12\x13\n\x0boccurred_at\x18\x06 \x01(\x03\x12\x34\n\x04\x66\x61\x63t\x18\x07 \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x13\n\x0b\x64\x65partments\x18\x08 \x03(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\t \x01(\x03\x12\x37\n\x06traits\x18\n \x01(\x0b\x32\'.throughline.ingestion.v1.ChannelTraits\x12\x0e\n\x06source\x18\x0b \x01(\t\"\\\n\x11\x46\x65\x65\x64\x62\x61\x63kWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x03 \x01(\x03\"\x98\x02\n\tCaseNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x11\n\topened_at\x18\x06 \x01(\x03\x12\x17\n\x0f\x61\x63knowledged_at\x18\x07 \x01(\x03\x12\x13\n\x0bresolved_at\x18\x08 \x01(\x03\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\t \x01(\x03\x12\x17\n\x0fopened_event_id\x18\n \x01(\t\x12\x1d\n\x15\x61\x63knowledged_event_id\x18\x0b \x01(\t\x12\x19\n\x11resolved_event_id\x18\x0c \x01(\t\"\xf8\x01\n\x0cJourneyNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x12\n\nstarted_at\x18\x05 \x01(\x03\x12\x10\n\x08\x65nded_at\x18\x06 \x01(\x03\x12\x17\n\x0finteraction_ids\x18\x07 \x03(\t\x12\x10\n\x08\x63hannels\x18\x08 \x03(\t\x12\x18\n\x10journey_position\x18\t \x01(\x03\x12\x18\n\x10started_event_id\x18\n \x01(\t\x12\x16\n\x0e\x65nded_event_id\x18\x0b \x01(\t\"k\n\rScoreComputed\x12\x10\n\x08score_id\x18\x01 \x01(\t\x12\x32\n\x05score\x18\x02 \x01(\x0b\x32\x1d.throughline.scoring.v1.ScoreB\x04\x88\xce\x18\x01\x12\x14\n\x0cpublished_by\x18\x03 \x01(\t\"a\n\rMetricDefined\x12<\n\ndefinition\x18\x01 \x01(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"D\n\x10\x46ormulaPublished\x12\x30\n\x07\x66ormula\x18\x01 \x01(\x0b\x32\x1f.throughline.scoring.v1.Formula\"\xa4\x01\n\x13\x41ttributionComputed\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12!\n\x19\x63onversion_interaction_id\x18\x02 \x01(\t\x12\x38\n\x06models\x18\x03 \x03(\x0b\x32(.throughline.scoring.v1.AttributionModel\x12\x17\n\x0f\x66ormula_version\x18\x04 \x01(\x05\"R\n\x10\x41ttributionModel\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07\x63redits\x18\x02 \x03(\x0b\x32\x1e.throughline.scoring.v1.Credit\"\\\n\x06\x43redit\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x14\n\x0cshare_micros\x18\x04 \x01(\x03\"C\n\rClientDropped\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x19\n\x11identity_position\x18\x02 \x01(\x03\"\xdd\x03\n\x05Score\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x15\n\x07subject\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x0e\n\x06\x61spect\x18\x04 \x01(\t\x12\x12\n\x05value\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03low\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04high\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\t\n\x01n\x18\x08 \x01(\x03\x12\x37\n\x05parts\x18\t \x03(\x0b\x32(.throughline.scoring.v1.Score.PartsEntry\x12\x0c\n\x04unit\x18\n \x01(\t\x12\x0f\n\x07\x66ormula\x18\x0b \x01(\t\x12\x17\n\x0f\x66ormula_version\x18\x0c \x01(\x05\x12\x10\n\x08position\x18\r \x01(\x03\x12\x0c\n\x04note\x18\x0e \x01(\t\x12\x10\n\x08score_id\x18\x0f \x01(\t\x12\x32\n\x07\x62\x65tween\x18\x10 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x08\n\x06_valueB\x06\n\x04_lowB\x07\n\x05_high*\x99\x02\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SUBJECT_KIND_ALL\x10\x01\x12\x18\n\x14SUBJECT_KIND_CHANNEL\x10\x02\x12\x1b\n\x17SUBJECT_KIND_TOUCHPOINT\x10\x03\x12\x18\n\x14SUBJECT_KIND_JOURNEY\x10\x04\x12\x1b\n\x17SUBJECT_KIND_DEPARTMENT\x10\x05\x12\x17\n\x13SUBJECT_KIND_CLIENT\x10\x06\x12\x1b\n\x17SUBJECT_KIND_ASSISTANCE\x10\x07\x12\x19\n\x15SUBJECT_KIND_CAMPAIGN\x10\x08\x12\x17\n\x13SUBJECT_KIND_SOURCE\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#throughline/scoring/v1/events.proto\x12\x16throughline.scoring.v1\x1a&throughline/eventlog/v1/eventlog.proto\x1a%throughline/eventlog/v1/subject.proto\x1a%throughline/identity/v1/consent.proto\x1a*throughline/ingestion/v1/interaction.proto\x1a$throughline/scoring/v1/metrics.proto\"\x86\x01\n\x0c\x43ontactNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12?\n\x0binteraction\x18\x02 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\"a\n\x10\x43ontactWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x16\n\x0einteraction_id\x18\x02 \x01(\t\x12\x1c\n\x14\x61ttribution_position\x18\x03 \x01(\x03\"\xbf\x02\n\x0e\x46\x65\x65\x64\x62\x61\x63kScored\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x12\n\ntouchpoint\x18\x05 \x01(\t\x12\x13\n\x0boccurred_at\x18\x06 \x01(\x03\x12\x34\n\x04\x66\x61\x63t\x18\x07 \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x13\n\x0b\x64\x65partments\x18\x08 \x03(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\t \x01(\x03\x12\x37\n\x06traits\x18\n \x01(\x0b\x32\'.throughline.ingestion.v1.ChannelTraits\x12\x0e\n\x06source\x18\x0b \x01(\t\"\\\n\x11\x46\x65\x65\x64\x62\x61\x63kWithdrawn\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x02 \x01(\t\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\x03 \x01(\x03\"\x98\x02\n\tCaseNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x0f\n\x07\x63\x61se_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x11\n\topened_at\x18\x06 \x01(\x03\x12\x17\n\x0f\x61\x63knowledged_at\x18\x07 \x01(\x03\x12\x13\n\x0bresolved_at\x18\x08 \x01(\x03\x12\x19\n\x11\x66\x65\x65\x64\x62\x61\x63k_position\x18\t \x01(\x03\x12\x17\n\x0fopened_event_id\x18\n \x01(\t\x12\x1d\n\x15\x61\x63knowledged_event_id\x18\x0b \x01(\t\x12\x19\n\x11resolved_event_id\x18\x0c \x01(\t\"\xf8\x01\n\x0cJourneyNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x12\n\njourney_id\x18\x02 \x01(\t\x12\x0f\n\x07journey\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x12\n\nstarted_at\x18\x05 \x01(\x03\x12\x10\n\x08\x65nded_at\x18\x06 \x01(\x03\x12\x17\n\x0finteraction_ids\x18\x07 \x03(\t\x12\x10\n\x08\x63hannels\x18\x08 \x03(\t\x12\x18\n\x10journey_position\x18\t \x01(\x03\x12\x18\n\x10started_event_id\x18\n \x01(\t\x12\x16\n\x0e\x65nded_event_id\x18\x0b \x01(\t\"k\n\rScoreComputed\x12\x10\n\x08score_id\x18\x01 \x01(\t\x12\x32\n\x05score\x18\x02 \x01(\x0b\x32\x1d.throughline.scoring.v1.ScoreB\x04\x88\xce\x18\x01\x12\x14\n\x0cpublished_by\x18\x03 \x01(\t\"a\n\rMetricDefined\x12<\n\ndefinition\x18\x01 \x01(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"D\n\x10\x46ormulaPublished\x12\x30\n\x07\x66ormula\x18\x01 \x01(\x0b\x32\x1f.throughline.scoring.v1.Formula\"\xa4\x01\n\x13\x41ttributionComputed\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12!\n\x19\x63onversion_interaction_id\x18\x02 \x01(\t\x12\x38\n\x06models\x18\x03 \x03(\x0b\x32(.throughline.scoring.v1.AttributionModel\x12\x17\n\x0f\x66ormula_version\x18\x04 \x01(\x05\"R\n\x10\x41ttributionModel\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x07\x63redits\x18\x02 \x03(\x0b\x32\x1e.throughline.scoring.v1.Credit\"\\\n\x06\x43redit\x12\x16\n\x0einteraction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x14\n\x0cshare_micros\x18\x04 \x01(\x03\"w\n\x0c\x43onsentNoted\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x33\n\x05words\x18\x02 \x03(\x0b\x32$.throughline.identity.v1.ConsentWord\x12\x19\n\x11identity_position\x18\x03 \x01(\x03\"C\n\rClientDropped\x12\x17\n\tclient_id\x18\x01 \x01(\tB\x04\x88\xce\x18\x01\x12\x19\n\x11identity_position\x18\x02 \x01(\x03\"\xdd\x03\n\x05Score\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x15\n\x07subject\x18\x02 \x01(\tB\x04\x88\xce\x18\x01\x12\x0e\n\x06metric\x18\x03 \x01(\t\x12\x0e\n\x06\x61spect\x18\x04 \x01(\t\x12\x12\n\x05value\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03low\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04high\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\t\n\x01n\x18\x08 \x01(\x03\x12\x37\n\x05parts\x18\t \x03(\x0b\x32(.throughline.scoring.v1.Score.PartsEntry\x12\x0c\n\x04unit\x18\n \x01(\t\x12\x0f\n\x07\x66ormula\x18\x0b \x01(\t\x12\x17\n\x0f\x66ormula_version\x18\x0c \x01(\x05\x12\x10\n\x08position\x18\r \x01(\x03\x12\x0c\n\x04note\x18\x0e \x01(\t\x12\x10\n\x08score_id\x18\x0f \x01(\t\x12\x32\n\x07\x62\x65tween\x18\x10 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\x08\n\x06_valueB\x06\n\x04_lowB\x07\n\x05_high*\x99\x02\n\x0bSubjectKind\x12\x1c\n\x18SUBJECT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SUBJECT_KIND_ALL\x10\x01\x12\x18\n\x14SUBJECT_KIND_CHANNEL\x10\x02\x12\x1b\n\x17SUBJECT_KIND_TOUCHPOINT\x10\x03\x12\x18\n\x14SUBJECT_KIND_JOURNEY\x10\x04\x12\x1b\n\x17SUBJECT_KIND_DEPARTMENT\x10\x05\x12\x17\n\x13SUBJECT_KIND_CLIENT\x10\x06\x12\x1b\n\x17SUBJECT_KIND_ASSISTANCE\x10\x07\x12\x19\n\x15SUBJECT_KIND_CAMPAIGN\x10\x08\x12\x17\n\x13SUBJECT_KIND_SOURCE\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,42 +52,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORECOMPUTED'].fields_by_name['score']._serialized_options = b'\210\316\030\001'
   _globals['_ATTRIBUTIONCOMPUTED'].fields_by_name['client_id']._loaded_options = None
   _globals['_ATTRIBUTIONCOMPUTED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
+  _globals['_CONSENTNOTED'].fields_by_name['client_id']._loaded_options = None
+  _globals['_CONSENTNOTED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
   _globals['_CLIENTDROPPED'].fields_by_name['client_id']._loaded_options = None
   _globals['_CLIENTDROPPED'].fields_by_name['client_id']._serialized_options = b'\210\316\030\001'
   _globals['_SCORE_PARTSENTRY']._loaded_options = None
   _globals['_SCORE_PARTSENTRY']._serialized_options = b'8\001'
   _globals['_SCORE'].fields_by_name['subject']._loaded_options = None
   _globals['_SCORE'].fields_by_name['subject']._serialized_options = b'\210\316\030\001'
-  _globals['_SUBJECTKIND']._serialized_start=2583
-  _globals['_SUBJECTKIND']._serialized_end=2864
-  _globals['_CONTACTNOTED']._serialized_start=225
-  _globals['_CONTACTNOTED']._serialized_end=359
-  _globals['_CONTACTWITHDRAWN']._serialized_start=361
-  _globals['_CONTACTWITHDRAWN']._serialized_end=458
-  _globals['_FEEDBACKSCORED']._serialized_start=461
-  _globals['_FEEDBACKSCORED']._serialized_end=780
-  _globals['_FEEDBACKWITHDRAWN']._serialized_start=782
-  _globals['_FEEDBACKWITHDRAWN']._serialized_end=874
-  _globals['_CASENOTED']._serialized_start=877
-  _globals['_CASENOTED']._serialized_end=1157
-  _globals['_JOURNEYNOTED']._serialized_start=1160
-  _globals['_JOURNEYNOTED']._serialized_end=1408
-  _globals['_SCORECOMPUTED']._serialized_start=1410
-  _globals['_SCORECOMPUTED']._serialized_end=1517
-  _globals['_METRICDEFINED']._serialized_start=1519
-  _globals['_METRICDEFINED']._serialized_end=1616
-  _globals['_FORMULAPUBLISHED']._serialized_start=1618
-  _globals['_FORMULAPUBLISHED']._serialized_end=1686
-  _globals['_ATTRIBUTIONCOMPUTED']._serialized_start=1689
-  _globals['_ATTRIBUTIONCOMPUTED']._serialized_end=1853
-  _globals['_ATTRIBUTIONMODEL']._serialized_start=1855
-  _globals['_ATTRIBUTIONMODEL']._serialized_end=1937
-  _globals['_CREDIT']._serialized_start=1939
-  _globals['_CREDIT']._serialized_end=2031
-  _globals['_CLIENTDROPPED']._serialized_start=2033
-  _globals['_CLIENTDROPPED']._serialized_end=2100
-  _globals['_SCORE']._serialized_start=2103
-  _globals['_SCORE']._serialized_end=2580
-  _globals['_SCORE_PARTSENTRY']._serialized_start=2509
-  _globals['_SCORE_PARTSENTRY']._serialized_end=2553
+  _globals['_SUBJECTKIND']._serialized_start=2743
+  _globals['_SUBJECTKIND']._serialized_end=3024
+  _globals['_CONTACTNOTED']._serialized_start=264
+  _globals['_CONTACTNOTED']._serialized_end=398
+  _globals['_CONTACTWITHDRAWN']._serialized_start=400
+  _globals['_CONTACTWITHDRAWN']._serialized_end=497
+  _globals['_FEEDBACKSCORED']._serialized_start=500
+  _globals['_FEEDBACKSCORED']._serialized_end=819
+  _globals['_FEEDBACKWITHDRAWN']._serialized_start=821
+  _globals['_FEEDBACKWITHDRAWN']._serialized_end=913
+  _globals['_CASENOTED']._serialized_start=916
+  _globals['_CASENOTED']._serialized_end=1196
+  _globals['_JOURNEYNOTED']._serialized_start=1199
+  _globals['_JOURNEYNOTED']._serialized_end=1447
+  _globals['_SCORECOMPUTED']._serialized_start=1449
+  _globals['_SCORECOMPUTED']._serialized_end=1556
+  _globals['_METRICDEFINED']._serialized_start=1558
+  _globals['_METRICDEFINED']._serialized_end=1655
+  _globals['_FORMULAPUBLISHED']._serialized_start=1657
+  _globals['_FORMULAPUBLISHED']._serialized_end=1725
+  _globals['_ATTRIBUTIONCOMPUTED']._serialized_start=1728
+  _globals['_ATTRIBUTIONCOMPUTED']._serialized_end=1892
+  _globals['_ATTRIBUTIONMODEL']._serialized_start=1894
+  _globals['_ATTRIBUTIONMODEL']._serialized_end=1976
+  _globals['_CREDIT']._serialized_start=1978
+  _globals['_CREDIT']._serialized_end=2070
+  _globals['_CONSENTNOTED']._serialized_start=2072
+  _globals['_CONSENTNOTED']._serialized_end=2191
+  _globals['_CLIENTDROPPED']._serialized_start=2193
+  _globals['_CLIENTDROPPED']._serialized_end=2260
+  _globals['_SCORE']._serialized_start=2263
+  _globals['_SCORE']._serialized_end=2740
+  _globals['_SCORE_PARTSENTRY']._serialized_start=2669
+  _globals['_SCORE_PARTSENTRY']._serialized_end=2713
 # @@protoc_insertion_point(module_scope)

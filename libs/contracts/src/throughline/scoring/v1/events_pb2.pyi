@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from throughline.eventlog.v1 import eventlog_pb2 as _eventlog_pb2
+from throughline.identity.v1 import consent_pb2 as _consent_pb2
 from throughline.ingestion.v1 import interaction_pb2 as _interaction_pb2
 from throughline.scoring.v1 import metrics_pb2 as _metrics_pb2
 import builtins as _builtins
@@ -448,6 +449,35 @@ class Credit(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Credit: _TypeAlias = Credit  # noqa: Y015
+
+@_typing.final
+class ConsentNoted(_message.Message):
+    """What holds of all that the client said about purposes, under any of its ids. The last one noted holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    IDENTITY_POSITION_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    identity_position: _builtins.int
+    """Position in identity's log of what made it so."""
+    @_builtins.property
+    def words(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.ConsentWord]: ...
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        words: _abc.Iterable[_consent_pb2.ConsentWord] | None = ...,
+        identity_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "identity_position", b"identity_position", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsentNoted: _TypeAlias = ConsentNoted  # noqa: Y015
 
 @_typing.final
 class ClientDropped(_message.Message):

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from throughline.eventlog.v1 import eventlog_pb2 as _eventlog_pb2
+from throughline.identity.v1 import consent_pb2 as _consent_pb2
 from throughline.scoring.v1 import events_pb2 as _events_pb2
 from throughline.scoring.v1 import metrics_pb2 as _metrics_pb2
 import builtins as _builtins
@@ -60,21 +61,27 @@ class GetScorecardResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     as_of: _builtins.int
     """The instant that this answer stands on: ask as of it for the same answer."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Score]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.LeftOut]:
+        """What does not count since clients withdrew their consent."""
+
     def __init__(
         self,
         *,
         scores: _abc.Iterable[_events_pb2.Score] | None = ...,
         position: _builtins.int = ...,
         as_of: _builtins.int = ...,
+        left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "position", b"position", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "left_out", b"left_out", "position", b"position", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,18 +132,22 @@ class Scorecard(_message.Message):
 
     SUBJECT_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Score]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.LeftOut]: ...
     def __init__(
         self,
         *,
         subject: _builtins.str = ...,
         scores: _abc.Iterable[_events_pb2.Score] | None = ...,
+        left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "scores", b"scores", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,18 +306,22 @@ class PublishScorecardResponse(_message.Message):
 
     SCORES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Score]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.LeftOut]: ...
     def __init__(
         self,
         *,
         scores: _abc.Iterable[_events_pb2.Score] | None = ...,
         position: _builtins.int = ...,
+        left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "position", b"position", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,6 +407,7 @@ class GetAttributionResponse(_message.Message):
     UNATTRIBUTED_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     conversions_total: _builtins.int
     unattributed: _builtins.int
     """Conversions with no touch before them."""
@@ -404,6 +420,8 @@ class GetAttributionResponse(_message.Message):
     def conversions(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.AttributionComputed]:
         """One client's conversions, where asked for."""
 
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.LeftOut]: ...
     def __init__(
         self,
         *,
@@ -413,10 +431,11 @@ class GetAttributionResponse(_message.Message):
         unattributed: _builtins.int = ...,
         position: _builtins.int = ...,
         as_of: _builtins.int = ...,
+        left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "conversions", b"conversions", "conversions_total", b"conversions_total", "position", b"position", "rows", b"rows", "unattributed", b"unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "conversions", b"conversions", "conversions_total", b"conversions_total", "left_out", b"left_out", "position", b"position", "rows", b"rows", "unattributed", b"unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

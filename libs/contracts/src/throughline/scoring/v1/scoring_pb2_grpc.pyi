@@ -17,6 +17,12 @@ class ScoringServiceStub:
     alone and together. In an interval each unit counts in which it began: a contact, an answer and a conversion when they
     happened, a case when it was opened, a journey when it was started, each with all that is known of it. Whoever asks again
     as of an answer's `as_of` gets the same figures, whatever came later.
+
+    Scores are computed for the purpose `measurement`: who withdrew the consent to it counts in none from then on, and
+    `left_out` says how much that is. Figures as of an earlier instant heed what had been withdrawn by then. What tells of one
+    client is a read for the purpose that the metadata names (`throughline-purpose`; service where it does not), and heeds
+    what that client consents to now, whatever instant it is asked as of: who withdrew since is told of no more, and no event
+    on a channel that was withdrawn since is named.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -38,6 +44,12 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
     alone and together. In an interval each unit counts in which it began: a contact, an answer and a conversion when they
     happened, a case when it was opened, a journey when it was started, each with all that is known of it. Whoever asks again
     as of an answer's `as_of` gets the same figures, whatever came later.
+
+    Scores are computed for the purpose `measurement`: who withdrew the consent to it counts in none from then on, and
+    `left_out` says how much that is. Figures as of an earlier instant heed what had been withdrawn by then. What tells of one
+    client is a read for the purpose that the metadata names (`throughline-purpose`; service where it does not), and heeds
+    what that client consents to now, whatever instant it is asked as of: who withdrew since is told of no more, and no event
+    on a channel that was withdrawn since is named.
     """
 
     @_abc_1.abstractmethod
