@@ -41,6 +41,8 @@ FORGETTINGS_DUE: Final = "forgettings_due"
 FORGOTTEN: Final = "forgotten"
 """persona: the client it was forgotten with."""
 RULES: Final = "rules"
+RETENTION: Final = b"retention"
+"""Where the rules of retention are, in the table of rules."""
 
 IDENTITY_TABLES: Final = (
     PERSONAS,

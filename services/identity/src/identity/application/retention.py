@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from identity.application.ledger import Table, stream_of
 from identity.application.messages import RETENTION_RULES_PUBLISHED, retention_from, retention_message
 from identity.application.queries import Queries
-from identity.application.records import CLIENTS, LIVE, RULES, ClientRow
+from identity.application.records import CLIENTS, LIVE, RETENTION, RULES, ClientRow
 from identity.domain.refusals import RulesChangedError
 from identity.domain.retention import (
     NO_RETENTION,
@@ -22,9 +21,6 @@ from identity.domain.retention import (
 from throughline.identity.v1 import events_pb2 as pb
 from throughline.identity.v1 import rules_pb2
 from throughline_eventlog import NewEvent, Reader, Transaction
-
-RETENTION: Final = b"retention"
-"""Where the rules are, in the table of rules."""
 
 
 def retention_in_force(reader: Reader) -> RetentionRules:

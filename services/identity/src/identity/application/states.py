@@ -17,7 +17,6 @@ from identity.application.records import (
     PersonaRow,
     ProposalRow,
 )
-from identity.application.retention import RETENTION
 from identity.domain import state
 from identity.domain.retention import RetentionRules
 from identity.domain.rules import RuleSet
@@ -92,7 +91,7 @@ class LiveState:
         yield from self._going()
         for key, row in self._proposals.scan():
             yield state.PROPOSAL + key.hex(), state.proposal_state(row.client, row.other)
-        retention = self._reader.get(records.RULES, RETENTION)
+        retention = self._reader.get(records.RULES, records.RETENTION)
         if retention is not None:
             yield state.RETENTION, published_retention(retention_from(rules_pb2.RetentionRules.FromString(retention)))
         raw = self._reader.get(records.RULES, b"current")
