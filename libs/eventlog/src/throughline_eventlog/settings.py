@@ -15,6 +15,9 @@ from throughline_eventlog.errors import SettingsError
 
 SQLITE: Final = "eventsourcing.sqlite"
 POSTGRES: Final = "eventsourcing.postgres"
+CACHE_KIB: Final = "SQLITE_CACHE_KIB"
+"""Memory that the embedded store's writer keeps pages in; 32 MiB where it is not set."""
+BESIDE_CACHE_KIB: Final = 4 * 1024
 UNSAFE: Final = "THROUGHLINE_TEST_ONLY_UNSAFE_DURABILITY"
 
 _SERVICE: Final = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
@@ -99,7 +102,10 @@ class StoreSettings:
         """A second store of the same service, `<service>_<name>`, in a file beside the log's or a schema of its own."""
         if self.module == SQLITE:
             file = Path(self.environment["SQLITE_DBNAME"])
-            place = {"SQLITE_DBNAME": str(file.with_name(f"{file.stem}-{name}{file.suffix}"))}
+            place = {
+                "SQLITE_DBNAME": str(file.with_name(f"{file.stem}-{name}{file.suffix}")),
+                CACHE_KIB: str(BESIDE_CACHE_KIB),
+            }
         else:
             place = {"POSTGRES_SCHEMA": f"{self.environment['POSTGRES_SCHEMA']}_{name}"}
         return StoreSettings(f"{self.service}_{name}", {**self.environment, **place})

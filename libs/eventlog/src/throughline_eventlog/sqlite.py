@@ -35,7 +35,7 @@ from throughline_eventlog.errors import (
 from throughline_eventlog.records import Commit, InboxPosition, LoggedRow
 from throughline_eventlog.schemas import Schemas
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
-from throughline_eventlog.settings import StoreSettings
+from throughline_eventlog.settings import CACHE_KIB, StoreSettings
 from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta, checked_tables
 from throughline_kernel import UnavailableError
 
@@ -141,8 +141,9 @@ class DurableDatastore(library.SQLiteDatastore):
     Unlike the library's pool it never closes a connection that is in use, which would crash the process.
     """
 
-    def __init__(self, db_name: str, *, lock_timeout: int | None) -> None:
+    def __init__(self, db_name: str, *, lock_timeout: int | None, cache_kib: int = WRITER_CACHE_KIB) -> None:
         super().__init__(db_name, lock_timeout=lock_timeout)
+        self._cache_kib = cache_kib
         self._path = db_name
         self._lock_timeout = lock_timeout or library.SQLITE3_DEFAULT_LOCK_TIMEOUT
         self._writer: DurableConnection | None = None
@@ -159,7 +160,7 @@ class DurableDatastore(library.SQLiteDatastore):
             with self._writing:
                 self._refuse_when_shut()
                 if self._writer is None:
-                    self._writer = self._connect(WRITER_CACHE_KIB)
+                    self._writer = self._connect(self._cache_kib)
                 yield self._writer
             return
         if not self._readers.acquire(timeout=READER_SECONDS):
@@ -322,7 +323,8 @@ class SQLiteLogFactory(library.SQLiteFactory):
         super().__init__(env)
         given = self.datastore.pool
         self.datastore.close()
-        self.datastore = DurableDatastore(given.db_name, lock_timeout=given.lock_timeout)
+        cache_kib = int(self.env.get(CACHE_KIB) or WRITER_CACHE_KIB)
+        self.datastore = DurableDatastore(given.db_name, lock_timeout=given.lock_timeout, cache_kib=cache_kib)
 
 
 class _Statements(BaseReader):

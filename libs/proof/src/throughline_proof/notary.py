@@ -33,7 +33,7 @@ from throughline_proof.verifier import (
     node_hash,
 )
 
-STEP: Final = 10_000
+STEP: Final = 5_000
 """Events that one transaction takes over at most."""
 TILE: Final = 256
 """Nodes that a row holds: those of every eighth level."""
