@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from throughline_rpc.host import Background, HealthCheck, Hosted, ServiceHost, serve
     from throughline_rpc.interceptor import RefusalInterceptor
     from throughline_rpc.proofs import Proofs, ProofSettings
+    from throughline_rpc.sweeper import Sweeper
 
 _SERVER_SIDE = {
     "Background": "host",
@@ -29,6 +30,7 @@ _SERVER_SIDE = {
     "RefusalInterceptor": "interceptor",
     "ServiceHost": "host",
     "State": "event_log",
+    "Sweeper": "sweeper",
     "hosted_event_log": "event_log",
     "purpose_of": "callers",
     "serve": "host",
@@ -51,6 +53,7 @@ __all__ = [
     "RemoteRefusal",
     "ServiceHost",
     "State",
+    "Sweeper",
     "channel_options",
     "decode_error",
     "hosted_event_log",

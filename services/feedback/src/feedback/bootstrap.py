@@ -9,7 +9,7 @@ from typing import Final
 from feedback.adapters.directory import DirectoryClients, KeyedIdentifiers
 from feedback.adapters.route_files import packaged_routes, read_routes_file
 from feedback.adapters.vault import VaultWords
-from feedback.application.caring import Caring
+from feedback.application.caring import SWEEP, Caring
 from feedback.application.desk import Desk
 from feedback.application.intake import Intake
 from feedback.application.queries import Queries
@@ -18,7 +18,6 @@ from feedback.application.submitting import Submitting
 from feedback.application.tables import TABLES
 from feedback.application.watching import InboxWatch
 from feedback.entrypoints.servicer import FeedbackServicer, hosted
-from feedback.entrypoints.sweeper import Sweeper
 from feedback.settings import SERVICE, Settings
 from throughline_directory import DIRECTORY_TABLES
 from throughline_eventlog import Clock, Connection, Consumer, Relay, Store, Writer, open_store, wall_clock
@@ -30,6 +29,7 @@ from throughline_rpc import (
     Progress,
     Proofs,
     ServiceHost,
+    Sweeper,
     hosted_event_log,
     serve,
 )
@@ -101,7 +101,11 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> FeedbackSer
         *proofs.background,
     ]
     if settings.sweep_seconds:
-        sweeper = Sweeper(caring, settings.sweep_seconds)
+
+        async def sweep() -> bool:
+            return await caring.sweep() == SWEEP
+
+        sweeper = Sweeper(sweep, settings.sweep_seconds, "deadlines were not looked at")
         background.append(Background("sweeper", sweeper.run, sweeper.health, needed_to_serve=False))
     host = ServiceHost(
         settings.host,

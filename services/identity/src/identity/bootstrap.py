@@ -12,12 +12,11 @@ from identity.adapters.keys import VaultKeys
 from identity.adapters.live_state import StoredState
 from identity.application.attribution import Attribution
 from identity.application.commands import Decisions
-from identity.application.forgetting import Forgetting
+from identity.application.forgetting import SWEEP, Forgetting
 from identity.application.records import IDENTITY_TABLES
 from identity.application.rulebook import InstallRules, Rulebook
 from identity.entrypoints import responses
 from identity.entrypoints.servicer import IdentityServicer, hosted
-from identity.entrypoints.sweeper import Sweeper
 from identity.settings import SERVICE, UPSTREAM, Settings
 from throughline.identity.v1 import events_pb2
 from throughline_eventlog import Clock, Connection, Consumer, Relay, Store, Writer, open_store, wall_clock
@@ -37,6 +36,7 @@ from throughline_rpc import (
     Progress,
     Proofs,
     ServiceHost,
+    Sweeper,
     hosted_event_log,
     serve,
 )
@@ -103,7 +103,14 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> Identity:
     place = settings.privacy.forgotten_list
     keys = VaultKeys(vault, hasher, open_forgotten_list(place) if place else None)
     forgetting = Forgetting(store, writer, decisions, keys, clock)
-    sweeper = Sweeper(forgetting, settings.sweep_seconds)
+
+    async def sweep() -> bool:
+        if await forgetting.sweep() == SWEEP:
+            return True
+        await forgetting.retain()
+        return False
+
+    sweeper = Sweeper(sweep, settings.sweep_seconds, "nobody was forgotten")
 
     def certify(client_id: str, events: Sequence[tuple[Recorded, events_pb2.ClientForgotten]]) -> str:
         said = responses.certificate(proofs.origin, client_id, events)
