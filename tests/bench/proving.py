@@ -15,14 +15,13 @@ from bench.measuring import Figure
 
 from throughline.journey.v1 import events_pb2 as journey
 from throughline_client.suite.suite import Suite
-from throughline_eventlog import LoggedRow, NewEvent, Store, StoreSettings, open_store
+from throughline_eventlog import NewEvent, Store, StoreSettings, open_store
 from throughline_proof import Notary, SigningKey, SigningKeys, open_proofs
-from throughline_proof.tree import grown
+from throughline_proof.tree import Frontier
 from throughline_proof.verifier import leaf_hash, leaf_of, unpack, verify_pack
 
 SECTION: Final = "proofs"
 COMMIT: Final = 1_000
-LEVELS: Final = 64
 # Events a client: what a checkpoint costs depends on how often it hears of the same people.
 HISTORIES: Final = (("busy clients", 500), ("each event another client's", 1))
 TYPE: Final = journey.StageReached.DESCRIPTOR.full_name
@@ -84,11 +83,9 @@ def _tree(log: Store, events: int) -> Figure:
         rows = reader.read_logged()
 
     def grow() -> None:
-        last = [b""] * LEVELS
+        tree = Frontier()
         for size in range(0, events, COMMIT):
-            for level, nodes in enumerate(grown(size, last, _leaves(rows[size : size + COMMIT]))):
-                if (size >> level) + len(nodes) & 1:
-                    last[level] = nodes[-1]
+            tree.grow(leaf_hash(leaf_of(*row)) for row in rows[size : size + COMMIT])
 
     seconds, cpu = _timed(grow)
     return Figure(
@@ -102,10 +99,6 @@ def _tree(log: Store, events: int) -> Figure:
         at_least=False,
         note=f"{events:,} events",
     )
-
-
-def _leaves(rows: list[LoggedRow]) -> list[bytes]:
-    return [leaf_hash(leaf_of(*row)) for row in rows]
 
 
 def _fill(log: Store, clients: list[bytes], events: int) -> None:

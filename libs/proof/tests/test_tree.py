@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughline_proof.tree import consistency_proof, grown, inclusion_proof, root_hash, subtree_hash
+from throughline_proof.tree import Frontier, consistency_proof, inclusion_proof, subtree_hash
 from throughline_proof.verifier import EMPTY_ROOT, leaf_hash, node_hash, verify_consistency, verify_inclusion
 
 # The leaves, roots and proofs that implementations of RFC 6962 test themselves with (the reference data of Certificate
@@ -95,13 +95,12 @@ class Tree:
 
     def __init__(self, leaves: list[bytes], steps: list[int] | None = None) -> None:
         self.levels: list[list[bytes]] = [[]]
+        self.frontier = Frontier()
         hashes = [leaf_hash(leaf) for leaf in leaves]
         start = 0
         for step in [*(steps or []), len(hashes)]:
             some = hashes[start : start + step]
-            size = len(self.levels[0])
-            last = [level[-1] if level else b"" for level in self.levels] + [b""] * 8
-            for level, nodes in enumerate(grown(size, last, some)):
+            for level, nodes in enumerate(self.frontier.grow(some)):
                 if level == len(self.levels):
                     self.levels.append([])
                 self.levels[level] += nodes
@@ -116,7 +115,7 @@ class Tree:
 
     def root(self, size: int) -> bytes:
         """The root of the first leaves."""
-        return root_hash(size, self.node_at)
+        return subtree_hash(0, size, self.node_at) if size else EMPTY_ROOT
 
 
 def defined(leaves: list[bytes]) -> bytes:
@@ -162,7 +161,8 @@ def test_a_tree_grown_in_any_steps_is_the_tree_of_the_definition(leaves: list[by
     """For every size on the way."""
     tree = Tree(leaves, steps)
     for size in range(len(leaves) + 1):
-        assert tree.root(size) == defined(leaves[:size])
+        assert tree.root(size) == Frontier(size, tree.node_at).root == defined(leaves[:size])
+    assert tree.frontier.root == defined(leaves)
 
 
 @given(st.data())

@@ -34,7 +34,8 @@ from throughline_client.commands.showing import exactly, gathering, plain, print
 from throughline_client.endpoints import SERVICES
 from throughline_eventlog import wall_clock
 from throughline_proof import NoteInvalidError
-from throughline_proof.verifier import PackInvalidError, notes_in, read_keys, verify_certificate, verify_pack
+from throughline_proof.verifier import PackInvalidError, notes_in, read_keys
+from throughline_proof.verifier import verify as verify_file
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -233,8 +234,7 @@ def verify(pack: Path, *, key: Path, earlier: tuple[Path, ...], output: str) -> 
     try:
         keys = read_keys(key.read_text(encoding="utf-8"))
         held = [note for each in earlier for note in notes_in(each.read_bytes())]
-        raw = pack.read_bytes()
-        report = verify_pack(raw, keys, held) if raw.startswith(b"PK") else verify_certificate(raw.decode(), keys)
+        report = verify_file(pack.read_bytes(), keys, held)
     except PackInvalidError as error:
         raise Failure(f"{pack}: {error}", DIFFERENCE) from error
     except (OSError, ValueError) as error:

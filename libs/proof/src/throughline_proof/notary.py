@@ -19,7 +19,7 @@ from throughline_kernel import NotFoundError
 from throughline_proof.concerns import subjects_of
 from throughline_proof.signing import SigningKeys
 from throughline_proof.subjects import Bucket, Listed, MapTree, bucket_of
-from throughline_proof.tree import NodeAt, consistency_proof, grown, inclusion_proof, root_hash
+from throughline_proof.tree import Frontier, NodeAt, consistency_proof, inclusion_proof
 from throughline_proof.verifier import (
     EMPTY_ROOT,
     Checkpoint,
@@ -45,7 +45,6 @@ _HASH: Final = 32
 # A link: place in the tile, the first bytes of the subject's key, the index of the event before, plus one (0: none).
 _LINK_KEY: Final = 7
 _LINK: Final = Struct(f">B{_LINK_KEY}sQ")
-_LEVELS: Final = 64
 
 
 def proofs_of(settings: StoreSettings) -> StoreSettings:
@@ -92,7 +91,7 @@ class Notary:
         self._lock = threading.Lock()
         # What stands in memory belongs to this checkpoint, None before anything was read.
         self._at: pb.CheckpointSigned | None = None
-        self._last = [b""] * _LEVELS
+        self._tree = Frontier()
         self._map = MapTree()
 
     @property
@@ -142,13 +141,12 @@ class Notary:
         if before.note and not rows and list(before.vkeys) == self._vkeys:
             self._at = before
             return before
-        size = before.size + len(rows)
         if rows:
             leaves = [leaf_hash(leaf_of(*row)) for row in rows]
             self._grow_map(tx, before.size, leaves, subjects_of(rows))
             self._grow_tree(tx, before.size, rows, leaves)
+        size, root = self._tree.size, self._tree.root
         position = rows[-1].position if rows else before.position
-        root = root_hash(size, _nodes(tx))
         said = Checkpoint(self._origin, size, root, self._map.root, position, tx.now)
         signed = pb.CheckpointSigned(
             note=self._keys.sign(said.text()),
@@ -178,20 +176,14 @@ class Notary:
         if self._at == last:
             return last
         # Nothing was read yet, or another notary went on.
-        node_at = _nodes(tx)
-        for level in range(_LEVELS):
-            held = last.size >> level
-            self._last[level] = node_at(level, held - 1) if held & 1 else b""
+        self._tree = Frontier(last.size, _nodes(tx))
         self._map = MapTree()
         self._map.put((bucket_of(number), bucket_hash(Bucket(kept).entries)) for number, kept in tx.scan("buckets"))
         return last
 
     def _grow_tree(self, tx: Transaction, size: int, rows: Sequence[LoggedRow], leaves: Sequence[bytes]) -> None:
-        added = grown(size, self._last, leaves)
         tiles: dict[bytes, bytes] = {}
-        for level, nodes in enumerate(added):
-            if (size >> level) + len(nodes) & 1:
-                self._last[level] = nodes[-1]
+        for level, nodes in enumerate(self._tree.grow(leaves)):
             if level % _TILE_LEVELS == 0:
                 tiles |= _tiled(tx, level // _TILE_LEVELS, size >> level, nodes)
         tx.put_many("tiles", tiles)

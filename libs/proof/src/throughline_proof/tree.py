@@ -6,8 +6,9 @@ over the leaves from index * 2^level on, 2^level of them: all that a growing tre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from hashlib import sha256
+from typing import Final
 
 from throughline_proof.verifier import EMPTY_ROOT, node_hash
 
@@ -15,26 +16,54 @@ NodeAt = Callable[[int, int], bytes]
 """The hash of node (level, index), which the tree is large enough to have."""
 
 
-def grown(size: int, last: Sequence[bytes], leaves: Iterable[bytes]) -> list[list[bytes]]:
-    """The nodes that leaves add to a tree of `size` leaves, by level, each level's in order of their index.
+LEVELS: Final = 64
+"""More than any log's tree has."""
 
-    `last`: for every level up to the tree's height the hash of its last node, where their number is odd (elsewhere it
-    does not matter): the partner of the first node that comes. Levels that get none are left out at the end.
-    """
-    hashing = sha256
-    added = [list(leaves)]
-    level = 0
-    while True:
-        nodes, held = added[level], size >> level
-        # A node without a partner waits: the last one held, where the held ones are odd, is the first one's partner.
-        pending = [last[level], *nodes] if held & 1 else nodes
-        above = [
-            hashing(b"\x01" + pending[place] + pending[place + 1]).digest() for place in range(0, len(pending) - 1, 2)
-        ]
-        if not above:
-            return added
-        added.append(above)
-        level += 1
+
+class Frontier:
+    """What of a growing tree the next leaves need: of every level with an odd number of nodes the last one."""
+
+    def __init__(self, size: int = 0, node_at: NodeAt | None = None) -> None:
+        """Of a tree of `size` leaves, whose nodes `node_at` gives; of an empty one without."""
+        self.size = size
+        self._last = [b""] * LEVELS
+        if node_at is not None:
+            for level in range(LEVELS):
+                if size >> level & 1:
+                    self._last[level] = node_at(level, (size >> level) - 1)
+
+    def grow(self, leaves: Iterable[bytes]) -> list[list[bytes]]:
+        """Takes the hashes of the next leaves; the nodes that they add, by level, each level's in order of their index.
+
+        Levels that get none are left out at the end.
+        """
+        hashing = sha256
+        added = [list(leaves)]
+        level = 0
+        while True:
+            nodes, held = added[level], self.size >> level
+            # A node without a partner waits: where the held ones are odd, the last of them is the first one's partner.
+            pending = [self._last[level], *nodes] if held & 1 else nodes
+            above = [
+                hashing(b"\x01" + pending[place] + pending[place + 1]).digest()
+                for place in range(0, len(pending) - 1, 2)
+            ]
+            if nodes and held + len(nodes) & 1:
+                self._last[level] = nodes[-1]
+            if not above:
+                self.size += len(added[0])
+                return added
+            added.append(above)
+            level += 1
+
+    @property
+    def root(self) -> bytes:
+        """The root of the tree."""
+        root = b""
+        for level, last in enumerate(self._last):
+            if self.size >> level & 1:
+                root = node_hash(last, root) if root else last
+        return root or EMPTY_ROOT
 
 
 def subtree_hash(first: int, end: int, node_at: NodeAt) -> bytes:
@@ -48,11 +77,6 @@ def subtree_hash(first: int, end: int, node_at: NodeAt) -> bytes:
         subtree_hash(first, first + split, node_at),
         subtree_hash(first + split, end, node_at),
     )
-
-
-def root_hash(size: int, node_at: NodeAt) -> bytes:
-    """The root of the tree of the first `size` leaves."""
-    return subtree_hash(0, size, node_at) if size else EMPTY_ROOT
 
 
 def inclusion_proof(index: int, size: int, node_at: NodeAt) -> list[bytes]:

@@ -409,6 +409,15 @@ def unpack(raw: bytes) -> dict[str, bytes]:
     return files
 
 
+def verify(raw: bytes, keys: Sequence[PublicKey], earlier: Sequence[str] = ()) -> Report:
+    """Verifies an evidence pack, or a certificate. Raises: PackInvalidError, UnicodeDecodeError for what is neither."""
+    return verify_pack(raw, keys, earlier) if _is_zip(raw) else verify_certificate(raw.decode(), keys)
+
+
+def _is_zip(raw: bytes) -> bool:
+    return raw.startswith(b"PK")
+
+
 def verify_pack(raw: bytes, keys: Sequence[PublicKey], earlier: Sequence[str] = ()) -> Report:
     """Verifies an evidence pack against keys that are trusted, and against checkpoints (notes) that are at hand.
 
@@ -683,7 +692,7 @@ def read_keys(text: str) -> list[PublicKey]:
 
 def notes_in(raw: bytes) -> list[str]:
     """The checkpoints in a file: a note, or an earlier pack. Raises: PackInvalidError, UnicodeDecodeError."""
-    if not raw.startswith(b"PK"):
+    if not _is_zip(raw):
         return [raw.decode()]
     return [each.decode() for name, each in sorted(unpack(raw).items()) if name.endswith("/checkpoint.note")]
 
@@ -698,8 +707,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         keys = read_keys(given.key.read_text(encoding="utf-8"))
         earlier = [note for file in given.earlier for note in notes_in(file.read_bytes())]
-        raw = given.pack.read_bytes()
-        report = verify_pack(raw, keys, earlier) if raw.startswith(b"PK") else verify_certificate(raw.decode(), keys)
+        report = verify(given.pack.read_bytes(), keys, earlier)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{given.pack}: {error}\n")
         return 2
