@@ -18,6 +18,7 @@ from throughline_eventlog.errors import (
     StreamConflictError,
     log_unavailable,
 )
+from throughline_eventlog.garbage import collecting_seldom
 from throughline_eventlog.observing import BatchKind, Observer
 from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
 from throughline_eventlog.schemas import SCHEMAS, Schemas, Upcaster
@@ -96,6 +97,7 @@ __all__ = [
     "Upcaster",
     "Work",
     "Writer",
+    "collecting_seldom",
     "file_descriptor_set",
     "log_unavailable",
     "note_step",

@@ -30,6 +30,7 @@ from throughline_eventlog import (
     Store,
     StoreSettings,
     Transaction,
+    collecting_seldom,
     open_store,
     read_steps,
 )
@@ -196,6 +197,7 @@ class Deriver:
         """Decides on, up to where this view of the log ends. Raises DerivationError."""
         groups = _groups(own, self.beside.reached, self.beside.step)
         with ExitStack() as views:
+            views.enter_context(collecting_seldom())
             upstreams = {
                 service: views.enter_context(store.snapshot())
                 for service, store in self._upstreams.items()

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from throughline_eventlog import SettingsError
+from throughline_eventlog import SettingsError, collecting_seldom
 from throughline_kernel import Refusal
 from throughline_rpc.interceptor import RefusalInterceptor
 from throughline_rpc.settings import HostSettings, HostSettingsError, PortInUseError
@@ -29,7 +29,6 @@ from throughline_telemetry import MetricsServer, logger, metrics, start_metrics_
 S = TypeVar("S")
 Check = Callable[[], str | None]
 OVERALL: Final = ""
-GARBAGE_THRESHOLDS: Final = (100_000, 20, 50)
 LIVENESS: Final = "liveness"
 """Health service that serves while the process does: a stuck consumer is a reason to look, not to restart."""
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
@@ -312,11 +311,10 @@ def serve(build: Callable[[], Awaitable[ServiceHost]], *, startup_errors: Iterab
     async def main() -> int:
         try:
             host = await build()
-            # A batch makes a hundred thousand small objects and no cycles: reference counts free them. Looking for
-            # cycles after every few hundred of them was a third of the time; what the start made is never looked at.
+            # What the start made is never looked at for garbage.
             gc.freeze()
-            gc.set_threshold(*GARBAGE_THRESHOLDS)
-            await host.run_until_stopped()
+            with collecting_seldom():
+                await host.run_until_stopped()
         except expected as error:
             logger().error("not_started", reason=str(error))
             return 1

@@ -24,7 +24,7 @@ from ingestion.adapters.content import ContentMac
 from ingestion.adapters.personas import Personas
 from ingestion.adapters.reading import ContractReader
 from ingestion.application.ports import Request, RequestRead
-from throughline_eventlog import Clock
+from throughline_eventlog import Clock, collecting_seldom
 from throughline_privacy import IdentifierHasher, PrivacySettings
 from throughline_telemetry import logger
 
@@ -35,7 +35,6 @@ _AGAIN_SECONDS: Final = 1.0
 # Length of what follows, kind of request, the time as of which it is read.
 _ASKED: Final = struct.Struct("<IBq")
 _ANSWERED: Final = struct.Struct("<I")
-_GARBAGE_THRESHOLD: Final = 100_000
 _REMEMBERED: Final = 4_096
 """Identifiers, and sets of them, that the process keeps at hand: some 5 MB."""
 
@@ -185,9 +184,8 @@ def main() -> None:
     personas = Personas(IdentifierHasher(settings.hash_key, cache_size=_REMEMBERED), remembered=_REMEMBERED)
     reader = ContractReader(ContentMac(settings.hash_key), personas)
     gc.freeze()
-    gc.set_threshold(_GARBAGE_THRESHOLD)
     # Whoever started it ends it, by closing the socket or by being gone.
-    with suppress(ConnectionError, KeyboardInterrupt):
+    with collecting_seldom(), suppress(ConnectionError, KeyboardInterrupt):
         serve(socket.socket(fileno=int(sys.argv[1])), reader)
 
 
