@@ -47,7 +47,7 @@ PROBED_CLIENTS: Final = 40
 PROBES_AT_ONCE: Final = 4
 LOOK_AGAIN: Final = 0.004
 # Interactions of the client whose evidence is packed: some five events each, over all logs.
-WITNESSED: Final = 200
+WITNESSED: Final = 250
 SECTIONS: Final = ("ingestion", "postgres", "consumers", "line", "proofs", "privacy")
 
 

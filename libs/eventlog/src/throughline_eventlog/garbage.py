@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -11,7 +11,7 @@ THRESHOLDS: Final = (100_000, 20, 50)
 
 
 @contextmanager
-def collecting_seldom() -> Iterator[None]:
+def collecting_seldom() -> Generator[None]:
     """While it lasts, cycles are looked for after every hundred thousand new objects; afterwards as before.
 
     A batch of events, and the state that they fold into, are a hundred thousand small objects and make no cycles:

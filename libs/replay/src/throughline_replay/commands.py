@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -17,12 +18,13 @@ from rich.table import Table
 from throughline_client.commands.running import as_of_option
 from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
-from throughline_eventlog import StoreSettings, open_store
-from throughline_kernel import Fold, is_hex_id
-from throughline_replay.comparing import Comparison, compare_client, compare_with_live
+from throughline_kernel import is_hex_id
+from throughline_replay.comparing import Comparison
+from throughline_replay.deriving import DerivationError, StoreAwayError
+from throughline_replay.folding import Folded, Folding, fold_each
 from throughline_replay.histories import HistoryEntry, client_history, interaction_history
-from throughline_replay.replaying import SERVICES, Replayed, make_folds
-from throughline_replay.sources import EventSource, ServiceLog, StoredLog
+from throughline_replay.replaying import SERVICES, make_folds
+from throughline_replay.sources import ServiceLog
 
 UNAVAILABLE = 3
 DIFFERENT = 4
@@ -37,8 +39,9 @@ def _replay_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--from-files",
             is_flag=True,
-            help="Fold the logs from the data folder's files, not through the services; no service needs to run.",
+            help="Fold the logs from the data folder's files, not through the services; they tell of the live state.",
         ),
+        click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, help="Logs at a time, if long."),
     ):
         command = option(command)
     return command
@@ -62,15 +65,14 @@ def replay() -> None:
 @click.argument("client_id")
 @_replay_options
 def replay_client(
-    client_id: str, *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool
+    client_id: str, *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool, workers: int
 ) -> None:
     """One client's history over all five logs, and its state replayed and compared."""
     _check_id(client_id, "CLIENT_ID")
     with _logs(data, from_files) as logs:
         client_id = logs.canonical(client_id)
-        folds = make_folds()
-        history = client_history(client_id, logs.services, folds, as_of)
-        comparisons = _compare(logs, folds, as_of, key=client_id)
+        history = client_history(client_id, logs.services, make_folds(), as_of)
+        comparisons = _compare(logs, as_of, workers, key=client_id)
     _report(history, comparisons, output, target, f"client {client_id}")
 
 
@@ -78,32 +80,47 @@ def replay_client(
 @click.argument("interaction_id")
 @_replay_options
 def replay_interaction(
-    interaction_id: str, *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool
+    interaction_id: str,
+    *,
+    as_of: int,
+    output: str,
+    target: Path | None,
+    data: Path | None,
+    from_files: bool,
+    workers: int,
 ) -> None:
     """What became of one interaction in all five logs, and every service's state compared."""
     _check_id(interaction_id, "INTERACTION_ID")
     with _logs(data, from_files) as logs:
-        folds = make_folds()
-        history = interaction_history(interaction_id, logs.services, folds, as_of)
-        comparisons = _compare(logs, folds, as_of)
+        history = interaction_history(interaction_id, logs.services, make_folds(), as_of)
+        comparisons = _compare(logs, as_of, workers)
     _report(history, comparisons, output, target, f"interaction {interaction_id}")
 
 
 @replay.command("all")
 @_replay_options
-def replay_all(*, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool) -> None:
+def replay_all(
+    *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool, workers: int
+) -> None:
     """Every log folded from its beginning, and every live state compared at the same cut."""
     with _logs(data, from_files) as logs:
-        comparisons = _compare(logs, make_folds(), as_of)
+        comparisons = _compare(logs, as_of, workers)
     _report(None, comparisons, output, target, "all logs")
 
 
 class _Logs:
     """The running services, and where the events to fold come from."""
 
-    def __init__(self, services: Mapping[str, ServiceLog], folded: Mapping[str, EventSource]) -> None:
+    def __init__(self, services: Mapping[str, ServiceLog], endpoints: Endpoints, files: Mapping[str, Path]) -> None:
         self.services = services
-        self.folded = folded
+        self._endpoints = endpoints
+        self._files = files
+
+    def folding(self, service: str, position: int, as_of: int, key: str | None) -> Folding:
+        """What folding one service's log needs."""
+        kept = self._endpoints.folder / "replay" / f"{service}.state"
+        address = self._endpoints.address(service)
+        return Folding(service, address, position, kept, self._files.get(service), as_of, key)
 
     def canonical(self, client_id: str) -> str:
         """The id that the state is kept under: an alias leads there."""
@@ -119,50 +136,39 @@ def _logs(data: Path | None, from_files: bool) -> Generator[_Logs]:
                 service: open_things.enter_context(ServiceLog(service, endpoints.address(service)))
                 for service in SERVICES
             }
-            folded: Mapping[str, EventSource] = services
-            if from_files:
-                folded = {service: _stored(open_things, endpoints.folder, service) for service in SERVICES}
-            yield _Logs(services, folded)
-        except EndpointError as error:
+            files = {service: _file(endpoints.folder, service) for service in SERVICES} if from_files else {}
+            yield _Logs(services, endpoints, files)
+        except (EndpointError, StoreAwayError) as error:
             raise _AwayError(str(error)) from error
+        except DerivationError as error:
+            raise click.ClickException(str(error)) from error
         except grpc.RpcError as error:
             raise _AwayError(_said(error)) from error
 
 
-def _stored(open_things: ExitStack, folder: Path, service: str) -> StoredLog:
+def _file(folder: Path, service: str) -> Path:
     file = folder / f"{service}.db"
     if not file.exists():
         raise click.UsageError(f"--from-files: there is no log of {service} at {file}: name the suite's --data folder")
-    store = open_store(StoreSettings.sqlite(service, file))
-    open_things.callback(store.close)
-    return StoredLog(store)
+    return file
 
 
-def _compare(logs: _Logs, folds: Mapping[str, Fold], as_of: int, key: str | None = None) -> list[Comparison | Replayed]:
+def _compare(logs: _Logs, as_of: int, workers: int, key: str | None = None) -> list[Comparison | Folded]:
     """Folds each log and compares it with the live state, or only folds where a past instant is asked for."""
-    found: list[Comparison | Replayed] = []
-    with counting() as progress:
-        for service in SERVICES:
-            live, source = logs.services[service], logs.folded[service]
-            cut = live.checkpoint()
-            task = progress.add_task(f"replaying {service}", total=cut.events)
-            replayed = Replayed(folds[service])
-            replayed.take(
-                source.read(until=cut.position, as_of=as_of), lambda count, task=task: progress.advance(task, count)
-            )
-            progress.update(task, completed=cut.events)
-            if as_of:
-                found.append(replayed)
-            elif key is None:
-                found.append(compare_with_live(replayed, source, live))
-            elif (compared := compare_client(replayed, source, live, key)) is not None:
-                found.append(compared)
+    cuts = {service: log.checkpoint() for service, log in logs.services.items()}
+    asked = [logs.folding(service, cut.position, as_of, key) for service, cut in cuts.items()]
+    with counting() as bar:
+        tasks = [bar.add_task(f"replaying {service}", total=cut.events) for service, cut in cuts.items()]
+        events = sum(cut.events for cut in cuts.values())
+        found = fold_each(asked, events, workers, lambda index, count: bar.update(tasks[index], completed=count))
+        for task, cut in zip(tasks, cuts.values(), strict=True):
+            bar.update(task, completed=cut.events)
     return found
 
 
 def _report(
     history: list[HistoryEntry] | None,
-    comparisons: list[Comparison | Replayed],
+    comparisons: list[Comparison | Folded],
     output: str,
     target: Path | None,
     title: str,
@@ -201,20 +207,20 @@ def _history_table(history: list[HistoryEntry], title: str) -> Table:
     return table
 
 
-def _digest_table(comparisons: list[Comparison | Replayed]) -> Table:
+def _digest_table(comparisons: list[Comparison | Folded]) -> Table:
     table = Table(title="Replayed from the logs alone")
     for name, justify in (("log", "left"), ("position", "right"), ("events", "right")):
         table.add_column(name, justify="right" if justify == "right" else "left")
     for name in ("live state", "replayed state", ""):
         table.add_column(name, no_wrap=True)
     for comparison in comparisons:
-        if isinstance(comparison, Replayed):
+        if isinstance(comparison, Folded):
             table.add_row(
-                comparison.fold.service,
+                comparison.service,
                 str(comparison.position),
                 str(comparison.events),
                 "(of now: not compared)",
-                comparison.digest()[:16],
+                comparison.digest[:16],
                 "",
             )
         else:
@@ -229,13 +235,13 @@ def _digest_table(comparisons: list[Comparison | Replayed]) -> Table:
     return table
 
 
-def _as_json(comparison: Comparison | Replayed) -> dict[str, object]:
-    if isinstance(comparison, Replayed):
+def _as_json(comparison: Comparison | Folded) -> dict[str, object]:
+    if isinstance(comparison, Folded):
         return {
-            "service": comparison.fold.service,
+            "service": comparison.service,
             "position": comparison.position,
             "events": comparison.events,
-            "replayed_digest": comparison.digest(),
+            "replayed_digest": comparison.digest,
         }
     return {**asdict(comparison), "equal": comparison.equal}
 

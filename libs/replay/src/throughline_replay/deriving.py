@@ -11,8 +11,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, cast
@@ -36,7 +34,7 @@ from throughline_eventlog import (
 )
 from throughline_kernel import Recorded, Refusal
 from throughline_replay.comparing import differing_paths
-from throughline_replay.replaying import UnknownServiceError
+from throughline_replay.replaying import UnknownServiceError, code_of
 from throughline_replay.states import Standing, compare_states
 
 PAGE: Final = 1_000
@@ -283,7 +281,7 @@ class Beside:
         self.tally = Derived(unit.service)
         self._kinds: dict[str, tuple[int, int]] = {}
         self._streams: list[str] = []
-        self._code = _code_of(unit)
+        self._code = code_of(unit.service, unit.instead)
         with self.store.snapshot() as reader:
             kept = reader.get(PROGRESS, b"progress")
         if kept is not None:
@@ -493,14 +491,3 @@ def _values(type_: str, payload: bytes) -> Any:
 
 def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)[:SHOWN]
-
-
-def _code_of(unit: Unit) -> str:
-    """Names the code that decides and what is tried instead: another one cannot go on where this one stopped."""
-    hashed = sha256(unit.instead)
-    for package in (unit.service, "throughline_directory", "throughline_privacy", "throughline_eventlog"):
-        where = import_module(package).__file__
-        assert where is not None  # noqa: S101 # a package that was installed has files
-        for file in sorted(Path(where).parent.rglob("*.py")):
-            hashed.update(file.read_bytes())
-    return hashed.hexdigest()

@@ -1,4 +1,4 @@
-"""Several logs decided again at once, each in a process of its own: one a service and partition."""
+"""Several logs folded or decided again at once, each in a process of its own: one a service and partition."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing.sharedctypes import SynchronizedArray
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from throughline_eventlog import SettingsError
 from throughline_kernel import Refusal, UnavailableError
 from throughline_privacy import PrivacySettingsError
-from throughline_replay.deriving import DerivationError, Progress, StoreAwayError, Unit
+from throughline_replay.deriving import DerivationError, Progress, StoreAwayError
 from throughline_replay.replaying import UnknownServiceError
 
+
+class OfService(Protocol):
+    """What is to be done with one service's log."""
+
+    @property
+    def service(self) -> str:
+        """The service."""
+        ...
+
+
 R = TypeVar("R")
+U = TypeVar("U", bound=OfService)
 
 LOOK_SECONDS: Final = 0.2
 
@@ -22,9 +33,9 @@ _counted: SynchronizedArray[int] | None = None
 
 
 def each_apart(
-    work: Callable[[Unit, Progress], R], units: Sequence[Unit], workers: int, progress: Callable[[int, int], None]
+    work: Callable[[U, Progress], R], units: Sequence[U], workers: int, progress: Callable[[int, int], None]
 ) -> list[R]:
-    """Does the work (`derive`, or another function of a module) for each unit, `workers` at a time.
+    """Does the work (`derive`, `fold`, or another function of a module) for each unit, `workers` at a time.
 
     `progress` hears a unit's index and how many events it has done. Results are in the order of the units. Raises
     DerivationError, StoreAwayError of the first unit that fails.
@@ -50,7 +61,7 @@ def _begin(counted: Any) -> None:
     _counted = counted
 
 
-def _work(work: Callable[[Unit, Progress], R], index: int, unit: Unit) -> R:
+def _work(work: Callable[[U, Progress], R], index: int, unit: U) -> R:
     counted = _counted
     assert counted is not None  # noqa: S101 # set as the process starts
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
 
 from throughline_eventlog import collecting_seldom
 from throughline_kernel import Fold, Recorded, combine_digests, digest
 
 SERVICES = ("ingestion", "identity", "journey", "feedback", "scoring")
+TELLING: Final = 100
+"""Events of which whoever watches hears at once."""
 
 
 class UnknownServiceError(LookupError):
@@ -58,8 +64,8 @@ class Replayed:
                 self.fold.apply(event)
                 self.position = event.position
                 self.events += 1
-                if progress is not None and self.events % 1000 == 0:
-                    progress(1000)
+                if progress is not None and self.events % TELLING == 0:
+                    progress(TELLING)
 
     def states(self) -> dict[str, bytes]:
         """Every aggregate's canonical JSON by key."""
@@ -70,8 +76,21 @@ class Replayed:
         return combine_digests((key, digest(state)) for key, state in self.fold.aggregates())
 
 
+def code_of(service: str, instead: bytes = b"") -> str:
+    """Names (in hex) the code that folds and decides, and what is tried instead of its rules: another one cannot go on
+    where this one stopped.
+    """
+    hashed = sha256(instead)
+    for package in (service, "throughline_directory", "throughline_privacy", "throughline_eventlog"):
+        where = import_module(package).__file__
+        assert where is not None  # noqa: S101 # a package that was installed has files
+        for file in sorted(Path(where).parent.rglob("*.py")):
+            hashed.update(file.read_bytes())
+    return hashed.hexdigest()
+
+
 def replay_log(fold: Fold, events: Iterable[Recorded], progress: Callable[[int], None] | None = None) -> Replayed:
-    """Folds a log from its beginning; `progress` hears of every thousand events."""
+    """Folds a log from its beginning; `progress` hears of every hundred events."""
     replayed = Replayed(fold)
     replayed.take(events, progress)
     return replayed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -62,7 +63,7 @@ class FeedbackFold:
             codec.CLIENT_DROPPED: self._dropped,
             codec.ROUTES_PUBLISHED: self._published,
             events.CaseOpened.DESCRIPTOR.full_name: self._case_opened,
-            **{kind.DESCRIPTOR.full_name: self._act(kind) for kind in _ACTS},
+            **{kind.DESCRIPTOR.full_name: partial(self._acted, kind) for kind in _ACTS},
         }
 
     def apply(self, event: Recorded) -> None:
@@ -144,15 +145,12 @@ class FeedbackFold:
         message = events.CaseOpened.FromString(event.payload)
         self._opened[message.case_id] = (message.feedback_id, (message.department, message.topic))
 
-    def _act(self, kind: type[codec.ActMessage]) -> Callable[[Recorded], None]:
-        def take(event: Recorded) -> None:
-            message = kind.FromString(event.payload)
-            # Told again under another case it is still the first act, on the item that it was done to.
-            if message.act_id and message.act_id not in self._acts and message.case_id in self._opened:
-                anchor, matter = self._opened[message.case_id]
-                self._acts[message.act_id] = codec.act_of(message, event.occurred_at, anchor, matter)
-
-        return take
+    def _acted(self, kind: type[codec.ActMessage], event: Recorded) -> None:
+        message = kind.FromString(event.payload)
+        # Told again under another case it is still the first act, on the item that it was done to.
+        if message.act_id and message.act_id not in self._acts and message.case_id in self._opened:
+            anchor, matter = self._opened[message.case_id]
+            self._acts[message.act_id] = codec.act_of(message, event.occurred_at, anchor, matter)
 
     def _dropped(self, event: Recorded) -> None:
         message = events.ClientDropped.FromString(event.payload)
