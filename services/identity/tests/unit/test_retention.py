@@ -27,21 +27,26 @@ from identity.domain.retention import (
     Known,
     RetentionRule,
     RetentionRules,
-    Word,
     check_retention,
     rule_that_ends,
 )
 from throughline.identity.v1 import events_pb2 as pb
-from throughline_kernel import InvalidError
+from throughline_kernel import Consent, Consents, InvalidError
 
 KIOSK = RetentionRule("kiosk visits", 10, ("kiosk", "wifi"))
 NEWSLETTER = RetentionRule("newsletter", 20, purpose="newsletter")
 BOTH = RetentionRules(1, (KIOSK, NEWSLETTER))
 
 
-def known(last_seen: int, channels: Collection[str], *words: Word) -> Known:
-    """A client that said these words about the newsletter, and nothing about anything else."""
-    return Known(last_seen, lambda: channels, lambda purpose: words if purpose == "newsletter" else ())
+def word(granted: bool, at: int, scope: str = "") -> Consent:
+    """What a client said about the newsletter, on one channel or on all."""
+    return Consent("newsletter", scope, granted, at, "desk", f"{at:032x}")
+
+
+def known(last_seen: int, channels: Collection[str], *words: Consent) -> Known:
+    """A client that said these words, and a later yes to something else."""
+    survey = Consent("survey", "", granted=True, at=99, source="desk", event_id="f" * 32)
+    return Known(last_seen, lambda: channels, lambda: Consents.of((*words, survey)))
 
 
 @pytest.mark.parametrize(
@@ -53,12 +58,14 @@ def known(last_seen: int, channels: Collection[str], *words: Word) -> Known:
         (known(90, {"kiosk", "store"}), None),
         (known(80, {"store"}), NEWSLETTER),
         (known(81, {"store"}), None),
-        (known(0, {"store"}, Word(True, 0)), None),
-        (known(100, {"store"}, Word(False, 80)), NEWSLETTER),
-        (known(0, {"store"}, Word(False, 81)), None),
-        (known(0, {"store"}, Word(False, 10), Word(True, 5)), None),
-        (known(0, {"store"}, Word(False, 10), Word(False, 81)), None),
-        (known(10, {"kiosk"}, Word(True, 10)), KIOSK),
+        (known(0, {"store"}, word(True, 0)), None),
+        (known(100, {"store"}, word(False, 80)), NEWSLETTER),
+        (known(0, {"store"}, word(False, 81)), None),
+        (known(0, {"store"}, word(False, 10, "mail"), word(True, 5, "web")), None),
+        (known(0, {"store"}, word(False, 10, "mail"), word(False, 81, "web")), None),
+        (known(0, {"store"}, word(True, 5, "web"), word(False, 10)), NEWSLETTER),
+        (known(0, {"store"}, word(True, 11, "web"), word(False, 10)), None),
+        (known(10, {"kiosk"}, word(True, 10)), KIOSK),
     ],
 )
 def test_the_first_rule_that_holds_ends_a_client(client: Known, over: RetentionRule | None) -> None:
@@ -72,7 +79,7 @@ def test_channels_are_only_asked_for_where_they_decide() -> None:
     def asked() -> Collection[str]:
         raise AssertionError("who was just seen is not over")
 
-    assert rule_that_ends(BOTH, Known(95, asked, lambda _: [Word(True, 1)]), 100) is None
+    assert rule_that_ends(BOTH, Known(95, asked, lambda: Consents.of([word(True, 1)])), 100) is None
 
 
 def test_rules_that_nobody_could_follow_are_refused_all_at_once() -> None:
@@ -130,8 +137,8 @@ def test_what_a_client_said_under_an_alias_counts() -> None:
     """A yes that stands keeps it, whichever of its ids it was said to."""
     identity = Identity().hear(interaction("a", 1, "login:anna!"), interaction("b", 2, "login:ben!"))
     anna, ben = (bytes.fromhex(identity.client_of(name)) for name in "ab")
-    identity.do(RecordConsent(ben, "newsletter", True, "desk", "store"))
     identity.do(RecordConsent(anna, "newsletter", False, "desk", ""))
+    identity.do(RecordConsent(ben, "newsletter", True, "desk", "store"))
     rules = RetentionRules(1, (RetentionRule("newsletter", 1, purpose="newsletter"),))
     later = identity.store.now + 10
     assert [each for each, rule in Retention(identity.store, rules).look(later) if rule] == [anna]

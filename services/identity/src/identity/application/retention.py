@@ -14,7 +14,6 @@ from identity.domain.retention import (
     Known,
     RetentionRule,
     RetentionRules,
-    Word,
     check_retention,
     rule_that_ends,
 )
@@ -86,10 +85,6 @@ class Retention:
         known = Known(
             last_seen=queries.last_seen(client_id),
             channels=lambda: queries.channels(client_id),
-            words=lambda purpose: [
-                Word(said.granted, said.at)
-                for said in queries.consents((client_id, *row.aliases)).words
-                if said.purpose == purpose
-            ],
+            consents=lambda: queries.consents((client_id, *row.aliases)),
         )
         return rule_that_ends(self._rules, known, now)

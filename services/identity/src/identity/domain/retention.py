@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
-from throughline_kernel import InvalidError, Violation
+from throughline_kernel import Consents, InvalidError, Violation
 
 MAX_KEEP: Final = 36_525 * 86_400_000_000
 """A hundred years in microseconds."""
@@ -36,22 +36,15 @@ NO_RETENTION: Final = RetentionRules(0, ())
 """What holds until somebody publishes rules: nobody is over."""
 
 
-class Word(NamedTuple):
-    """What a client last said about a purpose in one scope, and when (microseconds)."""
-
-    granted: bool
-    at: int
-
-
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What rules ask about a client: when it was last seen (microseconds), on which channels ever, what it said about a
-    purpose. What costs something is only asked where it decides.
+    """What rules ask about a client: when it was last seen (microseconds), on which channels ever, what it consents to.
+    What costs something is only asked where it decides.
     """
 
     last_seen: int
     channels: Callable[[], Collection[str]]
-    words: Callable[[str], Sequence[Word]]
+    consents: Callable[[], Consents]
 
 
 def rule_that_ends(rules: RetentionRules, client: Known, now: int) -> RetentionRule | None:
@@ -62,8 +55,10 @@ def rule_that_ends(rules: RetentionRules, client: Known, now: int) -> RetentionR
 def _ends(rule: RetentionRule, client: Known, until: int) -> bool:
     if rule.channels:
         return client.last_seen <= until and set(rule.channels).issuperset(client.channels())
-    words = client.words(rule.purpose)
-    if any(word.granted for word in words):
+    consents = client.consents()
+    words = [word for word in consents.words if word.purpose == rule.purpose]
+    # A yes on one channel is none any more after a later no on all of them.
+    if any(word.granted and consents.withdrawal(rule.purpose, word.scope) is None for word in words):
         return False
     return max((word.at for word in words), default=client.last_seen) <= until
 
