@@ -19,6 +19,7 @@ from throughline_kernel import (
     NotFoundError,
     PreconditionError,
     Refusal,
+    UnauthenticatedError,
     UnavailableError,
     Violation,
 )
@@ -31,6 +32,7 @@ KINDS: list[tuple[type[Refusal], grpc.StatusCode, set[str]]] = [
     (ConflictError, grpc.StatusCode.ABORTED, {"ErrorInfo", "RetryInfo"}),
     (ExhaustedError, grpc.StatusCode.RESOURCE_EXHAUSTED, {"ErrorInfo", "RetryInfo", "QuotaFailure"}),
     (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED, {"ErrorInfo"}),
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED, {"ErrorInfo"}),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE, {"ErrorInfo", "RetryInfo"}),
     (InvalidError, grpc.StatusCode.INVALID_ARGUMENT, {"ErrorInfo"}),
     (Refusal, grpc.StatusCode.FAILED_PRECONDITION, {"ErrorInfo", "PreconditionFailure"}),
@@ -139,4 +141,7 @@ def test_the_reasons_given_here_are_in_the_contract() -> None:
         "UNEXPECTED",
         "CHECKPOINT_NOT_FOUND",
         "POSITION_NOT_FOUND",
+        "ROLE_FORBIDS",
+        "ROLE_REQUIRED",
+        "SOURCE_FORBIDS",
     } == named - {"UNSPECIFIED"}

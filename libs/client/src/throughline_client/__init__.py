@@ -3,11 +3,12 @@
 from throughline_client.client import Throughline
 from throughline_client.endpoints import SERVICES, EndpointError, Endpoints
 from throughline_client.sdk.recording import Answered, Verdicts
-from throughline_rpc import RemoteRefusal
+from throughline_rpc import Caller, RemoteRefusal
 
 __all__ = [
     "SERVICES",
     "Answered",
+    "Caller",
     "EndpointError",
     "Endpoints",
     "RemoteRefusal",

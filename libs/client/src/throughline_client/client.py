@@ -30,8 +30,8 @@ from throughline_client.sdk.proofs import ProofClient
 from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
-from throughline_kernel import ALWAYS, SERVICE, Interval
-from throughline_rpc import PURPOSE_KEY, RemoteRefusal, open_channel
+from throughline_kernel import ALWAYS, Interval
+from throughline_rpc import Caller, RemoteRefusal, open_channel
 
 _LOG_SERVICE: ServiceDescriptor = eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"]
 _PROOF_SERVICE: ServiceDescriptor = proof_pb2.DESCRIPTOR.services_by_name["ProofService"]
@@ -52,7 +52,8 @@ class Throughline:
     """Talks to the five services; use it in an `async with`, or close it.
 
     Addresses are found as `Endpoints.find` says. Channels open on first use, so that a client for one service needs
-    one address. What it reads it reads for `purpose`, and clients' consents to that are heeded.
+    one address. It calls as `caller` says: under a name, in a role, and for a purpose; clients' consents to that are
+    heeded.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class Throughline:
         *,
         data: Path | str | None = None,
         endpoints: Endpoints | None = None,
-        purpose: str = SERVICE,
+        caller: Caller | None = None,
     ) -> None:
         self.endpoints = endpoints or Endpoints.find(addresses, data)
-        self._metadata = ((PURPOSE_KEY, purpose),)
+        self._metadata = (caller or Caller()).metadata()
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,7 @@ from throughline_kernel.refusals import (
     NotFoundError,
     PreconditionError,
     Refusal,
+    UnauthenticatedError,
     UnavailableError,
     Violation,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "PreconditionError",
     "Recorded",
     "Refusal",
+    "UnauthenticatedError",
     "UnavailableError",
     "Violation",
     "announce",

@@ -75,5 +75,9 @@ class ForbiddenError(Refusal):
     """The caller may not do this: stop."""
 
 
+class UnauthenticatedError(Refusal):
+    """Nobody knows who calls: give credentials, or better ones."""
+
+
 class UnavailableError(Refusal):
     """Something this service needs is away: retry."""

@@ -15,7 +15,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from throughline_client.commands.running import as_of_option
+from throughline_client.commands.running import as_of_option, caller_options
 from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
 from throughline_kernel import is_hex_id
@@ -25,6 +25,7 @@ from throughline_replay.folding import Folded, Folding, fold_each
 from throughline_replay.histories import HistoryEntry, client_history, interaction_history
 from throughline_replay.replaying import SERVICES, make_folds
 from throughline_replay.sources import ServiceLog
+from throughline_rpc import Caller
 
 UNAVAILABLE = 3
 DIFFERENT = 4
@@ -32,6 +33,7 @@ DIFFERENT = 4
 
 def _replay_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
+        caller_options,
         as_of_option,
         click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True),
         click.option("--write", "target", type=click.Path(path_type=Path, dir_okay=False), help="Write it to a file."),
@@ -65,11 +67,19 @@ def replay() -> None:
 @click.argument("client_id")
 @_replay_options
 def replay_client(
-    client_id: str, *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool, workers: int
+    client_id: str,
+    *,
+    as_of: int,
+    output: str,
+    target: Path | None,
+    data: Path | None,
+    from_files: bool,
+    workers: int,
+    caller: Caller,
 ) -> None:
     """One client's history over all five logs, and its state replayed and compared."""
     _check_id(client_id, "CLIENT_ID")
-    with _logs(data, from_files) as logs:
+    with _logs(data, from_files, caller) as logs:
         client_id = logs.canonical(client_id)
         history = client_history(client_id, logs.services, make_folds(), as_of)
         comparisons = _compare(logs, as_of, workers, key=client_id)
@@ -88,10 +98,11 @@ def replay_interaction(
     data: Path | None,
     from_files: bool,
     workers: int,
+    caller: Caller,
 ) -> None:
     """What became of one interaction in all five logs, and every service's state compared."""
     _check_id(interaction_id, "INTERACTION_ID")
-    with _logs(data, from_files) as logs:
+    with _logs(data, from_files, caller) as logs:
         history = interaction_history(interaction_id, logs.services, make_folds(), as_of)
         comparisons = _compare(logs, as_of, workers)
     _report(history, comparisons, output, target, f"interaction {interaction_id}")
@@ -100,10 +111,10 @@ def replay_interaction(
 @replay.command("all")
 @_replay_options
 def replay_all(
-    *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool, workers: int
+    *, as_of: int, output: str, target: Path | None, data: Path | None, from_files: bool, workers: int, caller: Caller
 ) -> None:
     """Every log folded from its beginning, and every live state compared at the same cut."""
-    with _logs(data, from_files) as logs:
+    with _logs(data, from_files, caller) as logs:
         comparisons = _compare(logs, as_of, workers)
     _report(None, comparisons, output, target, "all logs")
 
@@ -111,16 +122,19 @@ def replay_all(
 class _Logs:
     """The running services, and where the events to fold come from."""
 
-    def __init__(self, services: Mapping[str, ServiceLog], endpoints: Endpoints, files: Mapping[str, Path]) -> None:
+    def __init__(
+        self, services: Mapping[str, ServiceLog], endpoints: Endpoints, files: Mapping[str, Path], caller: Caller
+    ) -> None:
         self.services = services
         self._endpoints = endpoints
         self._files = files
+        self._caller = caller
 
     def folding(self, service: str, position: int, as_of: int, key: str | None) -> Folding:
         """What folding one service's log needs."""
         kept = self._endpoints.folder / "replay" / f"{service}.state"
         address = self._endpoints.address(service)
-        return Folding(service, address, position, kept, self._files.get(service), as_of, key)
+        return Folding(service, address, position, kept, self._files.get(service), as_of, key, self._caller.metadata())
 
     def canonical(self, client_id: str) -> str:
         """The id that the state is kept under: an alias leads there."""
@@ -128,16 +142,16 @@ class _Logs:
 
 
 @contextmanager
-def _logs(data: Path | None, from_files: bool) -> Generator[_Logs]:
+def _logs(data: Path | None, from_files: bool, caller: Caller) -> Generator[_Logs]:
     with ExitStack() as open_things:
         try:
             endpoints = Endpoints.find(data=data)
             services = {
-                service: open_things.enter_context(ServiceLog(service, endpoints.address(service)))
+                service: open_things.enter_context(ServiceLog(service, endpoints.address(service), caller.metadata()))
                 for service in SERVICES
             }
             files = {service: _file(endpoints.folder, service) for service in SERVICES} if from_files else {}
-            yield _Logs(services, endpoints, files)
+            yield _Logs(services, endpoints, files, caller)
         except (EndpointError, StoreAwayError) as error:
             raise _AwayError(str(error)) from error
         except DerivationError as error:

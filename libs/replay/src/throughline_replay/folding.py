@@ -35,7 +35,7 @@ class Folding:
 
     The events come from the service at the address, or from a file. `as_of`: an instant in microseconds since epoch (0:
     now) of which there is no live state to compare with. `key`: only aggregates whose key ends in it are compared.
-    `kept` is where the state is kept in case of an interruption.
+    `kept` is where the state is kept in case of an interruption. `metadata`: who asks, as every call says it.
     """
 
     service: str
@@ -45,6 +45,7 @@ class Folding:
     file: Path | None = None
     as_of: int = 0
     key: str | None = None
+    metadata: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,11 @@ def _counter(progress: Callable[[int, int], None], index: int) -> Progress:
 
 def fold(asked: Folding, progress: Progress) -> Comparison | Folded | None:
     """Folds one log and compares. Raises: StoreAwayError where the service is away; UnavailableError of a store."""
-    with ServiceLog(asked.service, asked.address) as live, _source(asked, live) as source, _told_by(asked.service):
+    with (
+        ServiceLog(asked.service, asked.address, asked.metadata) as live,
+        _source(asked, live) as source,
+        _told_by(asked.service),
+    ):
         keeping = _Keeping(asked, source)
         replayed = keeping.resumed() or Replayed(make_folds([asked.service])[asked.service])
         progress(replayed.events)

@@ -64,10 +64,14 @@ class MovingStateError(RuntimeError):
 
 
 class ServiceLog:
-    """A running service's log and live state, over gRPC. Close it, or use it in a `with`."""
+    """A running service's log and live state, over gRPC. Close it, or use it in a `with`.
 
-    def __init__(self, service: str, address: str) -> None:
+    `metadata`: who asks, as every call says it.
+    """
+
+    def __init__(self, service: str, address: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
         self._codec = Codec(service)
+        self._metadata = tuple(metadata)
         self._channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 64 * 1024 * 1024)])
         # The generated stubs are typed for asyncio; a fold is a plain loop, so its calls are made plainly.
         path = "/throughline.eventlog.v1.EventLogService/"
@@ -112,7 +116,7 @@ class ServiceLog:
     def canonical_client(self, client_id: str) -> str:
         """The id that an alias leads to; asks the identity service, so only its log can answer."""
         answer: identity_pb2.ResolveClientResponse = self._resolve(
-            identity_pb2.ResolveClientRequest(client_id=client_id)
+            identity_pb2.ResolveClientRequest(client_id=client_id), metadata=self._metadata
         )
         return answer.client_id
 
@@ -129,7 +133,7 @@ class ServiceLog:
         request = eventlog_pb2.ReadEventsRequest(
             after=after, until=until, as_of=as_of, client_id=client_id, interaction_ids=interaction_ids
         )
-        for page in self._read(request):
+        for page in self._read(request, metadata=self._metadata):
             yield from self._codec.decode(
                 LoggedRow(event.position, event.stream_id, event.version, event.type, event.envelope)
                 for event in page.events
@@ -137,7 +141,7 @@ class ServiceLog:
 
     def checkpoint(self, *, digest: bool = False) -> Checkpoint:
         """See LiveState. Raises grpc.RpcError where the service is away."""
-        answer = self._checkpoint(eventlog_pb2.GetCheckpointRequest(digest=digest))
+        answer = self._checkpoint(eventlog_pb2.GetCheckpointRequest(digest=digest), metadata=self._metadata)
         return Checkpoint(answer.position, answer.recorded_at, answer.events, answer.digest)
 
     def state_digests(self) -> tuple[int, dict[str, bytes]]:
@@ -147,7 +151,9 @@ class ServiceLog:
             position: int | None = None
             token = ""
             while True:
-                page = self._digests(eventlog_pb2.ListStateDigestsRequest(page_size=PAGE, page_token=token))
+                page = self._digests(
+                    eventlog_pb2.ListStateDigestsRequest(page_size=PAGE, page_token=token), metadata=self._metadata
+                )
                 if position is not None and page.position != position:
                     break
                 position = page.position
@@ -160,7 +166,7 @@ class ServiceLog:
     def state(self, key: str) -> tuple[int, bytes]:
         """See LiveState. Raises grpc.RpcError where the service is away."""
         try:
-            answer = self._state(eventlog_pb2.GetStateRequest(key=key))
+            answer = self._state(eventlog_pb2.GetStateRequest(key=key), metadata=self._metadata)
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.NOT_FOUND:
                 return self.checkpoint().position, b""

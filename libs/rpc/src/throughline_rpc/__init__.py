@@ -6,20 +6,21 @@ What only a server needs is imported when it is first asked for: a caller starts
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from throughline_rpc.callers import PURPOSE_KEY
+from throughline_rpc.callers import PURPOSE_KEY, ROLES, Authenticator, Caller, Identity, Trusting, purpose_of
 from throughline_rpc.channels import channel_options, open_channel
 from throughline_rpc.errors import RemoteRefusal, decode_error, status_of
 from throughline_rpc.settings import MAX_MESSAGE_BYTES, HostSettings, HostSettingsError, PortInUseError
 
 if TYPE_CHECKING:
-    from throughline_rpc.callers import purpose_of
     from throughline_rpc.event_log import EventLogServicer, Progress, State, hosted_event_log
     from throughline_rpc.host import Background, HealthCheck, Hosted, ServiceHost, serve
     from throughline_rpc.interceptor import RefusalInterceptor
+    from throughline_rpc.permissions import AccessUnstatedError
     from throughline_rpc.proofs import Proofs, ProofSettings
     from throughline_rpc.sweeper import Sweeper
 
 _SERVER_SIDE = {
+    "AccessUnstatedError": "permissions",
     "Background": "host",
     "EventLogServicer": "event_log",
     "HealthCheck": "host",
@@ -32,19 +33,23 @@ _SERVER_SIDE = {
     "State": "event_log",
     "Sweeper": "sweeper",
     "hosted_event_log": "event_log",
-    "purpose_of": "callers",
     "serve": "host",
 }
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "PURPOSE_KEY",
+    "ROLES",
+    "AccessUnstatedError",
+    "Authenticator",
     "Background",
+    "Caller",
     "EventLogServicer",
     "HealthCheck",
     "HostSettings",
     "HostSettingsError",
     "Hosted",
+    "Identity",
     "PortInUseError",
     "Progress",
     "ProofSettings",
@@ -54,6 +59,7 @@ __all__ = [
     "ServiceHost",
     "State",
     "Sweeper",
+    "Trusting",
     "channel_options",
     "decode_error",
     "hosted_event_log",

@@ -21,6 +21,7 @@ from throughline_kernel import (
     NotFoundError,
     PreconditionError,
     Refusal,
+    UnauthenticatedError,
     UnavailableError,
     Violation,
 )
@@ -34,6 +35,7 @@ _CODES: Final[dict[type[Refusal], grpc.StatusCode]] = {
     ConflictError: grpc.StatusCode.ABORTED,
     ExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 _BY_NUMBER: Final = {cast("int", code.value[0]): code for code in grpc.StatusCode}

@@ -22,7 +22,10 @@ from grpc_reflection.v1alpha import reflection
 
 from throughline_eventlog import SettingsError, collecting_seldom
 from throughline_kernel import Refusal
+from throughline_rpc.callers import Authenticator, Trusting
+from throughline_rpc.guarding import AccessInterceptor
 from throughline_rpc.interceptor import RefusalInterceptor
+from throughline_rpc.permissions import AccessUnstatedError, permissions_of
 from throughline_rpc.settings import HostSettings, HostSettingsError, PortInUseError
 from throughline_telemetry import MetricsServer, logger, metrics, start_metrics_server
 
@@ -75,6 +78,8 @@ class ServiceHost:
 
     `on_stop` is called in order after the last call and the background work ended: give the writer's flush first,
     then what it writes to. Each may be synchronous or not; one that fails is logged and the next is called.
+    Who calls `authenticator` finds out; without one callers are believed (`Trusting`).
+    Raises: AccessUnstatedError for a service with a method of which the contract does not say who may call for it.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class ServiceHost:
         checks: Sequence[HealthCheck] = (),
         on_stop: Sequence[Callable[[], Awaitable[None] | None]] = (),
         batch_methods: Collection[str] = (),
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.settings = settings
         self.port = 0
@@ -94,6 +100,9 @@ class ServiceHost:
         self._on_stop = on_stop
         self._log = logger()
         self._interceptor = RefusalInterceptor(settings.service, batch_methods)
+        self._access = AccessInterceptor(
+            permissions_of(hosted.name for hosted in services), authenticator or Trusting(settings.default_role)
+        )
         self._supervised = [_Supervised(each) for each in background]
         self._checks = [
             *checks,
@@ -193,7 +202,7 @@ class ServiceHost:
     async def _start_server(self) -> None:
         settings = self.settings
         server = grpc.aio.server(
-            interceptors=[self._interceptor],
+            interceptors=[self._interceptor, self._access],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -306,7 +315,7 @@ def serve(build: Callable[[], Awaitable[ServiceHost]], *, startup_errors: Iterab
     What an operator can mend (a busy port, settings, a refusal, and the given `startup_errors`) is told in one line;
     anything else with its stack. A process calls this once.
     """
-    expected = (PortInUseError, HostSettingsError, SettingsError, Refusal, *startup_errors)
+    expected = (PortInUseError, HostSettingsError, SettingsError, AccessUnstatedError, Refusal, *startup_errors)
 
     async def main() -> int:
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from throughline_rpc.callers import ADMIN, NOBODY, ROLES
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 
@@ -44,12 +46,14 @@ class HostSettings:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_concurrent_streams: int = 1_000
     health_interval_seconds: float = 1.0
+    # Of callers who name none and whom nothing else tells of; `none`: they are refused.
+    default_role: str = ADMIN
 
     @classmethod
     def from_env(cls, service: str, env: Mapping[str, str] = os.environ, *, default_port: int = 0) -> HostSettings:
         """Reads THROUGHLINE_HOST, _PORT, _PARTITION, _METRICS_HOST, _METRICS_PORT, _DRAIN_SECONDS, _GRACE_SECONDS,
-        _MAX_MESSAGE_BYTES and _MAX_CONCURRENT_STREAMS; each also as <SERVICE>_<NAME> (INGESTION_PORT), which is
-        stronger.
+        _MAX_MESSAGE_BYTES, _MAX_CONCURRENT_STREAMS and _DEFAULT_ROLE; each also as <SERVICE>_<NAME> (INGESTION_PORT),
+        which is stronger.
 
         Raises: HostSettingsError, which names the variable.
         """
@@ -71,6 +75,7 @@ class HostSettings:
             max_concurrent_streams=int(
                 reader.number("MAX_CONCURRENT_STREAMS", defaults.max_concurrent_streams, 1, 100_000)
             ),
+            default_role=reader.one_of("DEFAULT_ROLE", defaults.default_role, (*ROLES, NOBODY)),
         )
 
 
@@ -84,6 +89,15 @@ class _Reader:
             self._env.get(self._own + name, "").strip() or self._env.get(f"THROUGHLINE_{name}", "").strip() or default
         )
 
+    def one_of(self, name: str, default: str, known: Sequence[str]) -> str:
+        found = self.text(name, default)
+        if found not in known:
+            raise HostSettingsError(f"{self._given(name)} is {found!r}; give one of {', '.join(known)}")
+        return found
+
+    def _given(self, name: str) -> str:
+        return self._own + name if self._env.get(self._own + name) else f"THROUGHLINE_{name}"
+
     def number(self, name: str, default: float, least: int, most: int) -> float:
         text = self.text(name, str(default))
         try:
@@ -91,6 +105,5 @@ class _Reader:
         except ValueError:
             number = -1.0
         if not least <= number <= most:
-            given = self._own + name if self._env.get(self._own + name) else f"THROUGHLINE_{name}"
-            raise HostSettingsError(f"{given} is {text!r}; give a number from {least} to {most}")
+            raise HostSettingsError(f"{self._given(name)} is {text!r}; give a number from {least} to {most}")
         return number

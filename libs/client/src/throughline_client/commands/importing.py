@@ -15,6 +15,7 @@ from throughline_client.client import Throughline
 from throughline_client.commands.running import (
     BAD_INPUT,
     REFUSED,
+    caller_options,
     connection_options,
     is_terminal,
     output_option,
@@ -26,7 +27,7 @@ from throughline_client.importer.mapping import load_mapping, shipped_mappings
 from throughline_client.importer.producing import find_files
 from throughline_client.importer.running import ImportOptions, ImportReport, count_only, run_import
 from throughline_client.sdk.recording import Verdicts
-from throughline_rpc import RemoteRefusal
+from throughline_rpc import Caller, RemoteRefusal
 
 
 class Bars:
@@ -119,6 +120,7 @@ def _list_mappings(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @click.option("--progress/--no-progress", default=None, help="Show a bar (where a person is looking).")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_mappings, help="List mappings.")
 @connection_options
+@caller_options
 @output_option
 @click.pass_context
 def import_command(
@@ -136,6 +138,7 @@ def import_command(
     progress: bool | None,
     data: Path | None,
     addresses: tuple[tuple[str, str], ...],
+    caller: Caller,
     output: str,
 ) -> None:
     """Turn CSV, NDJSON or Parquet (.gz) into interactions; or put an export into an empty installation.
@@ -171,7 +174,7 @@ def import_command(
             options = ImportOptions(folder, report_to, only, replace, restart, patience)
 
             async def main() -> ImportReport:
-                async with Throughline(endpoints=Endpoints.find(dict(addresses), data)) as client:
+                async with Throughline(endpoints=Endpoints.find(dict(addresses), data), caller=caller) as client:
                     return await run_import(client.ingestion, mapping, files, options, bars)
 
             report, examples = asyncio.run(main()), []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import getpass
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from throughline_client.importer.problems import DataFileError, MappingError
 from throughline_client.importer.times import micros
 from throughline_client.suite import SuiteError
 from throughline_kernel import ALWAYS, SERVICE, Interval, InvalidError
-from throughline_rpc import RemoteRefusal, decode_error
+from throughline_rpc import ROLES, Caller, RemoteRefusal, decode_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,6 +33,8 @@ BAD_INPUT: Final = 2
 UNAVAILABLE: Final = 3
 DIFFERENCE: Final = 4
 SUITE_ENDED: Final = 5
+
+CALLER: Final = "THROUGHLINE_CALLER"
 
 EXIT_CODES: Final = """\
 \b
@@ -185,6 +189,39 @@ def connection_options(command: Callable[P, T]) -> Callable[P, T]:
     return data_option(command)
 
 
+def caller_options(command: Callable[P, T]) -> Callable[..., T]:
+    """Adds --role and --purpose, which with THROUGHLINE_CALLER (the user's name where it is not set) make a Caller."""
+
+    @click.option(
+        "--role",
+        "as_role",
+        envvar="THROUGHLINE_ROLE",
+        type=click.Choice(ROLES),
+        help="As what to ask, of what you may be; left out: as all of it. THROUGHLINE_ROLE sets it for all.",
+    )
+    @click.option(
+        "--purpose",
+        "reading_for",
+        envvar="THROUGHLINE_PURPOSE",
+        default=SERVICE,
+        show_default=True,
+        help="What is read for; clients' consents to it are heeded. THROUGHLINE_PURPOSE sets it for all.",
+    )
+    @functools.wraps(command)
+    def run(as_role: str | None, reading_for: str, *args: P.args, **kwargs: P.kwargs) -> T:
+        kwargs["caller"] = Caller(os.environ.get(CALLER, "").strip() or _user(), as_role or "", reading_for)
+        return command(*args, **kwargs)
+
+    return run
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user has no name
+        return ""
+
+
 def data_option(command: Callable[P, T]) -> Callable[P, T]:
     """Adds --data."""
     return click.option(
@@ -234,24 +271,17 @@ def _interval(ctx: click.Context, param: click.Parameter, value: tuple[int, int]
 def connected(
     command: Callable[Concatenate[Throughline, P], Coroutine[Any, Any, T]],
 ) -> Callable[..., T]:
-    """Turns a coroutine that takes a client into a command with --data, --address and --purpose."""
+    """Turns a coroutine that takes a client into a command with --data, --address, --role and --purpose."""
 
     @connection_options
-    @click.option(
-        "--purpose",
-        "reading_for",
-        envvar="THROUGHLINE_PURPOSE",
-        default=SERVICE,
-        show_default=True,
-        help="What is read for; clients' consents to it are heeded. THROUGHLINE_PURPOSE sets it for all.",
-    )
+    @caller_options
     @functools.wraps(command)
     def run(
-        data: Path | None, addresses: tuple[tuple[str, str], ...], reading_for: str, *args: P.args, **kwargs: P.kwargs
+        data: Path | None, addresses: tuple[tuple[str, str], ...], caller: Caller, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         async def main() -> T:
             found = Endpoints.find(dict(addresses), data)
-            async with Throughline(endpoints=found, purpose=reading_for) as client:
+            async with Throughline(endpoints=found, caller=caller) as client:
                 return await command(client, *args, **kwargs)
 
         return asyncio.run(main())

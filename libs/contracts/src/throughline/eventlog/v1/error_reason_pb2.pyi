@@ -41,6 +41,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No checkpoint has this size. Example: {"size": "17"}"""
     ERROR_REASON_POSITION_NOT_FOUND: _ErrorReason.ValueType  # 9
     """The log of the checkpoint has no event at this position. Example: {"position": "18", "size": "17"}"""
+    ERROR_REASON_ROLE_FORBIDS: _ErrorReason.ValueType  # 10
+    """None of the caller's roles may call for this. Example: {"method": "/...", "roles": "operator", "permitted": "agent"}"""
+    ERROR_REASON_ROLE_REQUIRED: _ErrorReason.ValueType  # 11
+    """Nobody may call here without saying as what. Example: {"field": "metadata[throughline-role]"}"""
+    ERROR_REASON_SOURCE_FORBIDS: _ErrorReason.ValueType  # 12
+    """The caller reports for other sources than this. Example: {"source": "web", "bound": "till"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that any service may give beside those of its own `ErrorReason`, under its own domain
@@ -66,4 +72,10 @@ ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason.ValueType  # 8
 """No checkpoint has this size. Example: {"size": "17"}"""
 ERROR_REASON_POSITION_NOT_FOUND: ErrorReason.ValueType  # 9
 """The log of the checkpoint has no event at this position. Example: {"position": "18", "size": "17"}"""
+ERROR_REASON_ROLE_FORBIDS: ErrorReason.ValueType  # 10
+"""None of the caller's roles may call for this. Example: {"method": "/...", "roles": "operator", "permitted": "agent"}"""
+ERROR_REASON_ROLE_REQUIRED: ErrorReason.ValueType  # 11
+"""Nobody may call here without saying as what. Example: {"field": "metadata[throughline-role]"}"""
+ERROR_REASON_SOURCE_FORBIDS: ErrorReason.ValueType  # 12
+"""The caller reports for other sources than this. Example: {"source": "web", "bound": "till"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

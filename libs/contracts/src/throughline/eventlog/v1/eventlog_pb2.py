@@ -22,45 +22,54 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from throughline.access.v1 import options_pb2 as throughline_dot_access_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&throughline/eventlog/v1/eventlog.proto\x12\x17throughline.eventlog.v1\"\xb2\x01\n\x08\x45nvelope\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x0c\x12\x16\n\x0eschema_version\x18\x02 \x01(\r\x12\x13\n\x0boccurred_at\x18\x03 \x01(\x03\x12\x13\n\x0brecorded_at\x18\x04 \x01(\x03\x12\x16\n\x0e\x63orrelation_id\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\"c\n\x0bLoggedEvent\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x11\n\tstream_id\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x10\n\x08\x65nvelope\x18\x05 \x01(\x0c\"\x82\x01\n\nEventChunk\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x03\x12\x34\n\x06\x65vents\x18\x05 \x03(\x0b\x32$.throughline.eventlog.v1.LoggedEvent\"&\n\x08Interval\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"\x85\x01\n\x05Tally\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07offered\x18\x02 \x01(\x03\x12\x10\n\x08recorded\x18\x03 \x01(\x03\x12\x11\n\tduplicate\x18\x04 \x01(\x03\x12\x10\n\x08\x63onflict\x18\x05 \x01(\x03\x12\x13\n\x0bquarantined\x18\x06 \x01(\x03\x12\x0f\n\x07refused\x18\x07 \x01(\x03\"{\n\x11ReadEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\r\n\x05until\x18\x02 \x01(\x03\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x17\n\x0finteraction_ids\x18\x05 \x03(\t\x12\r\n\x05limit\x18\x06 \x01(\x03\"J\n\x12ReadEventsResponse\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.throughline.eventlog.v1.LoggedEvent\"&\n\x14GetCheckpointRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x08\"\xe9\x01\n\x15GetCheckpointResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x13\n\x0brecorded_at\x18\x04 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x05 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x35\n\x05inbox\x18\x07 \x03(\x0b\x32&.throughline.eventlog.v1.InboxPosition\x12\x1a\n\x12published_position\x18\x08 \x01(\x03\x12\x12\n\noutbox_age\x18\t \x01(\x03\"P\n\rInboxPosition\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x0b\n\x03lag\x18\x04 \x01(\x03\"@\n\x17ListStateDigestsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"|\n\x18ListStateDigestsResponse\x12\x35\n\x07\x64igests\x18\x01 \x03(\x0b\x32$.throughline.eventlog.v1.StateDigest\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\"*\n\x0bStateDigest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x1e\n\x0fGetStateRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"<\n\x10GetStateResponse\x12\x16\n\x0e\x63\x61nonical_json\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x03\x32\xc4\x03\n\x0f\x45ventLogService\x12g\n\nReadEvents\x12*.throughline.eventlog.v1.ReadEventsRequest\x1a+.throughline.eventlog.v1.ReadEventsResponse0\x01\x12n\n\rGetCheckpoint\x12-.throughline.eventlog.v1.GetCheckpointRequest\x1a..throughline.eventlog.v1.GetCheckpointResponse\x12w\n\x10ListStateDigests\x12\x30.throughline.eventlog.v1.ListStateDigestsRequest\x1a\x31.throughline.eventlog.v1.ListStateDigestsResponse\x12_\n\x08GetState\x12(.throughline.eventlog.v1.GetStateRequest\x1a).throughline.eventlog.v1.GetStateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&throughline/eventlog/v1/eventlog.proto\x12\x17throughline.eventlog.v1\x1a#throughline/access/v1/options.proto\"\xb2\x01\n\x08\x45nvelope\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x0c\x12\x16\n\x0eschema_version\x18\x02 \x01(\r\x12\x13\n\x0boccurred_at\x18\x03 \x01(\x03\x12\x13\n\x0brecorded_at\x18\x04 \x01(\x03\x12\x16\n\x0e\x63orrelation_id\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\"c\n\x0bLoggedEvent\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x11\n\tstream_id\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x10\n\x08\x65nvelope\x18\x05 \x01(\x0c\"\x82\x01\n\nEventChunk\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\r\n\x05start\x18\x03 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x03\x12\x34\n\x06\x65vents\x18\x05 \x03(\x0b\x32$.throughline.eventlog.v1.LoggedEvent\"&\n\x08Interval\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"\x85\x01\n\x05Tally\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07offered\x18\x02 \x01(\x03\x12\x10\n\x08recorded\x18\x03 \x01(\x03\x12\x11\n\tduplicate\x18\x04 \x01(\x03\x12\x10\n\x08\x63onflict\x18\x05 \x01(\x03\x12\x13\n\x0bquarantined\x18\x06 \x01(\x03\x12\x0f\n\x07refused\x18\x07 \x01(\x03\"{\n\x11ReadEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\r\n\x05until\x18\x02 \x01(\x03\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x17\n\x0finteraction_ids\x18\x05 \x03(\t\x12\r\n\x05limit\x18\x06 \x01(\x03\"J\n\x12ReadEventsResponse\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.throughline.eventlog.v1.LoggedEvent\"&\n\x14GetCheckpointRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x08\"\xe9\x01\n\x15GetCheckpointResponse\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x13\n\x0brecorded_at\x18\x04 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x05 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x35\n\x05inbox\x18\x07 \x03(\x0b\x32&.throughline.eventlog.v1.InboxPosition\x12\x1a\n\x12published_position\x18\x08 \x01(\x03\x12\x12\n\noutbox_age\x18\t \x01(\x03\"P\n\rInboxPosition\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x0b\n\x03lag\x18\x04 \x01(\x03\"@\n\x17ListStateDigestsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"|\n\x18ListStateDigestsResponse\x12\x35\n\x07\x64igests\x18\x01 \x03(\x0b\x32$.throughline.eventlog.v1.StateDigest\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\"*\n\x0bStateDigest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x1e\n\x0fGetStateRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"<\n\x10GetStateResponse\x12\x16\n\x0e\x63\x61nonical_json\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x03\x32\xa2\x04\n\x0f\x45ventLogService\x12\x91\x01\n\nReadEvents\x12*.throughline.eventlog.v1.ReadEventsRequest\x1a+.throughline.eventlog.v1.ReadEventsResponse\"(\xa2\xbb\x18$\x08\x04\x1a\tclient_id\x1a\x0finteraction_ids2\x04\x04\x05\x06\x07\x30\x01\x12\x7f\n\rGetCheckpoint\x12-.throughline.eventlog.v1.GetCheckpointRequest\x1a..throughline.eventlog.v1.GetCheckpointResponse\"\x0f\xa2\xbb\x18\x0b\x08\x01\x32\x07\x01\x02\x03\x04\x05\x06\x07\x12\x85\x01\n\x10ListStateDigests\x12\x30.throughline.eventlog.v1.ListStateDigestsRequest\x1a\x31.throughline.eventlog.v1.ListStateDigestsResponse\"\x0c\xa2\xbb\x18\x08\x08\x04\x32\x04\x04\x05\x06\x07\x12r\n\x08GetState\x12(.throughline.eventlog.v1.GetStateRequest\x1a).throughline.eventlog.v1.GetStateResponse\"\x11\xa2\xbb\x18\r\x08\x04\x1a\x03key2\x04\x04\x05\x06\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.eventlog.v1.eventlog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENVELOPE']._serialized_start=68
-  _globals['_ENVELOPE']._serialized_end=246
-  _globals['_LOGGEDEVENT']._serialized_start=248
-  _globals['_LOGGEDEVENT']._serialized_end=347
-  _globals['_EVENTCHUNK']._serialized_start=350
-  _globals['_EVENTCHUNK']._serialized_end=480
-  _globals['_INTERVAL']._serialized_start=482
-  _globals['_INTERVAL']._serialized_end=520
-  _globals['_TALLY']._serialized_start=523
-  _globals['_TALLY']._serialized_end=656
-  _globals['_READEVENTSREQUEST']._serialized_start=658
-  _globals['_READEVENTSREQUEST']._serialized_end=781
-  _globals['_READEVENTSRESPONSE']._serialized_start=783
-  _globals['_READEVENTSRESPONSE']._serialized_end=857
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=859
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=897
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=900
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1133
-  _globals['_INBOXPOSITION']._serialized_start=1135
-  _globals['_INBOXPOSITION']._serialized_end=1215
-  _globals['_LISTSTATEDIGESTSREQUEST']._serialized_start=1217
-  _globals['_LISTSTATEDIGESTSREQUEST']._serialized_end=1281
-  _globals['_LISTSTATEDIGESTSRESPONSE']._serialized_start=1283
-  _globals['_LISTSTATEDIGESTSRESPONSE']._serialized_end=1407
-  _globals['_STATEDIGEST']._serialized_start=1409
-  _globals['_STATEDIGEST']._serialized_end=1451
-  _globals['_GETSTATEREQUEST']._serialized_start=1453
-  _globals['_GETSTATEREQUEST']._serialized_end=1483
-  _globals['_GETSTATERESPONSE']._serialized_start=1485
-  _globals['_GETSTATERESPONSE']._serialized_end=1545
-  _globals['_EVENTLOGSERVICE']._serialized_start=1548
-  _globals['_EVENTLOGSERVICE']._serialized_end=2000
+  _globals['_EVENTLOGSERVICE'].methods_by_name['ReadEvents']._loaded_options = None
+  _globals['_EVENTLOGSERVICE'].methods_by_name['ReadEvents']._serialized_options = b'\242\273\030$\010\004\032\tclient_id\032\017interaction_ids2\004\004\005\006\007'
+  _globals['_EVENTLOGSERVICE'].methods_by_name['GetCheckpoint']._loaded_options = None
+  _globals['_EVENTLOGSERVICE'].methods_by_name['GetCheckpoint']._serialized_options = b'\242\273\030\013\010\0012\007\001\002\003\004\005\006\007'
+  _globals['_EVENTLOGSERVICE'].methods_by_name['ListStateDigests']._loaded_options = None
+  _globals['_EVENTLOGSERVICE'].methods_by_name['ListStateDigests']._serialized_options = b'\242\273\030\010\010\0042\004\004\005\006\007'
+  _globals['_EVENTLOGSERVICE'].methods_by_name['GetState']._loaded_options = None
+  _globals['_EVENTLOGSERVICE'].methods_by_name['GetState']._serialized_options = b'\242\273\030\r\010\004\032\003key2\004\004\005\006\007'
+  _globals['_ENVELOPE']._serialized_start=105
+  _globals['_ENVELOPE']._serialized_end=283
+  _globals['_LOGGEDEVENT']._serialized_start=285
+  _globals['_LOGGEDEVENT']._serialized_end=384
+  _globals['_EVENTCHUNK']._serialized_start=387
+  _globals['_EVENTCHUNK']._serialized_end=517
+  _globals['_INTERVAL']._serialized_start=519
+  _globals['_INTERVAL']._serialized_end=557
+  _globals['_TALLY']._serialized_start=560
+  _globals['_TALLY']._serialized_end=693
+  _globals['_READEVENTSREQUEST']._serialized_start=695
+  _globals['_READEVENTSREQUEST']._serialized_end=818
+  _globals['_READEVENTSRESPONSE']._serialized_start=820
+  _globals['_READEVENTSRESPONSE']._serialized_end=894
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=896
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=934
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=937
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1170
+  _globals['_INBOXPOSITION']._serialized_start=1172
+  _globals['_INBOXPOSITION']._serialized_end=1252
+  _globals['_LISTSTATEDIGESTSREQUEST']._serialized_start=1254
+  _globals['_LISTSTATEDIGESTSREQUEST']._serialized_end=1318
+  _globals['_LISTSTATEDIGESTSRESPONSE']._serialized_start=1320
+  _globals['_LISTSTATEDIGESTSRESPONSE']._serialized_end=1444
+  _globals['_STATEDIGEST']._serialized_start=1446
+  _globals['_STATEDIGEST']._serialized_end=1488
+  _globals['_GETSTATEREQUEST']._serialized_start=1490
+  _globals['_GETSTATEREQUEST']._serialized_end=1520
+  _globals['_GETSTATERESPONSE']._serialized_start=1522
+  _globals['_GETSTATERESPONSE']._serialized_end=1582
+  _globals['_EVENTLOGSERVICE']._serialized_start=1585
+  _globals['_EVENTLOGSERVICE']._serialized_end=2131
 # @@protoc_insertion_point(module_scope)

@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from throughline.access.v1 import options_pb2 as throughline_dot_access_dot_v1_dot_options__pb2
 from throughline.eventlog.v1 import eventlog_pb2 as throughline_dot_eventlog_dot_v1_dot_eventlog__pb2
 from throughline.identity.v1 import consent_pb2 as throughline_dot_identity_dot_v1_dot_consent__pb2
 from throughline.ingestion.v1 import interaction_pb2 as throughline_dot_ingestion_dot_v1_dot_interaction__pb2
 from throughline.journey.v1 import definitions_pb2 as throughline_dot_journey_dot_v1_dot_definitions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/journey/v1/journey.proto\x12\x16throughline.journey.v1\x1a&throughline/eventlog/v1/eventlog.proto\x1a%throughline/identity/v1/consent.proto\x1a*throughline/ingestion/v1/interaction.proto\x1a(throughline/journey/v1/definitions.proto\"\xb7\x01\n\x14ResumeContextRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x39\n\x0bidentifiers\x18\x02 \x03(\x0b\x32$.throughline.ingestion.v1.Identifier\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x31\n\x04\x66orm\x18\x04 \x01(\x0e\x32#.throughline.journey.v1.ContextForm\x12\r\n\x05\x61s_of\x18\x05 \x01(\x03\"\x87\x01\n\nOpenMatter\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\r\n\x05since\x18\x06 \x01(\x03\x12\x0e\n\x06\x64ue_at\x18\x07 \x01(\x03\x12\x11\n\tevent_ids\x18\x08 \x03(\t\"\x8a\x01\n\x04Step\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x12\n\ntouchpoint\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06matter\x18\x05 \x01(\t\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12\x11\n\tevent_ids\x18\x08 \x03(\t\"\x84\x01\n\x0bGivenAnswer\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x0e\n\x06sealed\x18\x03 \x01(\x08\x12\n\n\x02\x61t\x18\x04 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x13\n\x0btimes_asked\x18\x06 \x01(\x05\x12\x11\n\tevent_ids\x18\x07 \x03(\t\"|\n\x07Promise\x12\x12\n\npromise_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x64ue_at\x18\x03 \x01(\x03\x12\x0f\n\x07overdue\x18\x04 \x01(\x08\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\n\n\x02\x61t\x18\x06 \x01(\x03\x12\x11\n\tevent_ids\x18\x07 \x03(\t\"i\n\x0c\x43\x61mpaignSeen\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x0f\n\x07last_at\x18\x02 \x01(\x03\x12\r\n\x05times\x18\x03 \x01(\x05\x12\x11\n\tresponded\x18\x04 \x01(\x08\x12\x11\n\tevent_ids\x18\x05 \x03(\t\"K\n\x08NextStep\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07journey\x18\x02 \x01(\t\x12\r\n\x05stage\x18\x03 \x01(\t\x12\x11\n\tevent_ids\x18\x04 \x03(\t\"m\n\x07Loyalty\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.throughline.ingestion.v1.FeedbackKind\x12\r\n\x05score\x18\x02 \x01(\x05\x12\n\n\x02\x61t\x18\x03 \x01(\x03\x12\x11\n\tevent_ids\x18\x04 \x03(\t\"\xf8\x05\n\x15ResumeContextResponse\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0cknown_person\x18\x02 \x01(\x08\x12\x11\n\talias_ids\x18\x03 \x03(\t\x12\x15\n\rfirst_seen_at\x18\x04 \x01(\x03\x12\x14\n\x0clast_seen_at\x18\x05 \x01(\x03\x12\x14\n\x0cinteractions\x18\x06 \x01(\x03\x12\x15\n\rchannels_used\x18\x07 \x03(\t\x12\x38\n\x0copen_matters\x18\x08 \x03(\x0b\x32\".throughline.journey.v1.OpenMatter\x12\x30\n\nlast_steps\x18\t \x03(\x0b\x32\x1c.throughline.journey.v1.Step\x12\x34\n\x07\x61nswers\x18\n \x03(\x0b\x32#.throughline.journey.v1.GivenAnswer\x12\x31\n\x08promises\x18\x0b \x03(\x0b\x32\x1f.throughline.journey.v1.Promise\x12\x37\n\tcampaigns\x18\x0c \x03(\x0b\x32$.throughline.journey.v1.CampaignSeen\x12\x34\n\nnext_steps\x18\r \x03(\x0b\x32 .throughline.journey.v1.NextStep\x12\x30\n\x07loyalty\x18\x0e \x03(\x0b\x32\x1f.throughline.journey.v1.Loyalty\x12\x10\n\x08position\x18\x0f \x01(\x03\x12K\n\x07omitted\x18\x10 \x03(\x0b\x32:.throughline.journey.v1.ResumeContextResponse.OmittedEntry\x12\x10\n\x08withheld\x18\x11 \x01(\x03\x12\x32\n\x08left_out\x18\x12 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\x1a.\n\x0cOmittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\x82\x02\n\rTimelineEntry\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0boccurred_at\x18\x02 \x01(\x03\x12\x13\n\x0brecorded_at\x18\x03 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x06 \x01(\t\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12?\n\x0binteraction\x18\x08 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x12\n\njourney_id\x18\t \x01(\t\x12\x0f\n\x07journey\x18\n \x01(\t\x12\r\n\x05stage\x18\x0b \x01(\t\"\x91\x01\n\x12GetTimelineRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05\x61s_of\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x32\n\x07\x62\x65tween\x18\x05 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\xe0\x01\n\x13GetTimelineResponse\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x36\n\x07\x65ntries\x18\x02 \x03(\x0b\x32%.throughline.journey.v1.TimelineEntry\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\r\n\x05\x61s_of\x18\x05 \x01(\x03\x12\x10\n\x08withheld\x18\x06 \x01(\x03\x12\x32\n\x08left_out\x18\x07 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"?\n\x12WatchClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x03\"\x7f\n\x13WatchClientResponse\x12\x34\n\x05\x65ntry\x18\x01 \x01(\x0b\x32%.throughline.journey.v1.TimelineEntry\x12\x32\n\x08left_out\x18\x02 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"\x87\x01\n\x13OfferHandoffRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_channel\x18\x02 \x01(\t\x12\x12\n\nto_channel\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x11\n\tvalid_for\x18\x05 \x01(\x03\x12\x12\n\njourney_id\x18\x06 \x01(\t\"M\n\x14OfferHandoffResponse\x12\x12\n\nhandoff_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\"K\n\x14\x41\x63\x63\x65ptHandoffRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pted_by\x18\x03 \x01(\t\"\x8c\x01\n\x15\x41\x63\x63\x65ptHandoffResponse\x12\x12\n\nhandoff_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\x12>\n\x07\x63ontext\x18\x04 \x01(\x0b\x32-.throughline.journey.v1.ResumeContextResponse\"i\n\x14\x44\x65\x66ineJourneyRequest\x12=\n\ndefinition\x18\x01 \x01(\x0b\x32).throughline.journey.v1.JourneyDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"\\\n\x15\x44\x65\x66ineJourneyResponse\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0f\n\x07\x63lients\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x03\"\x15\n\x13ListJourneysRequest\"V\n\x14ListJourneysResponse\x12>\n\x0b\x64\x65\x66initions\x18\x01 \x03(\x0b\x32).throughline.journey.v1.JourneyDefinition\"2\n\x12GetVariantsRequest\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x0b\n\x03top\x18\x02 \x01(\x05\"~\n\x07Variant\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x11\n\tcompleted\x18\x03 \x01(\x03\x12\x11\n\tabandoned\x18\x04 \x01(\x03\x12\x17\n\x0fmedian_duration\x18\x05 \x01(\x03\x12\x13\n\x0b\x65xample_ids\x18\x06 \x03(\t\"\x91\x01\n\x13GetVariantsResponse\x12\x31\n\x08variants\x18\x01 \x03(\x0b\x32\x1f.throughline.journey.v1.Variant\x12\x0e\n\x06others\x18\x02 \x01(\x03\x12\x16\n\x0eother_variants\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x01(\x03\")\n\x16GetJourneyStatsRequest\x12\x0f\n\x07journey\x18\x01 \x01(\t\"\\\n\nStageStats\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07reached\x18\x02 \x01(\x03\x12\r\n\x05loops\x18\x03 \x01(\x03\x12\x11\n\tabandoned\x18\x04 \x01(\x03\x12\x0c\n\x04open\x18\x05 \x01(\x03\"\x88\x02\n\x17GetJourneyStatsResponse\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0f\n\x07started\x18\x04 \x01(\x03\x12\x0c\n\x04open\x18\x05 \x01(\x03\x12\x11\n\tcompleted\x18\x06 \x01(\x03\x12\x11\n\tabandoned\x18\x07 \x01(\x03\x12\x18\n\x10\x63hannel_switches\x18\x08 \x01(\x03\x12\x17\n\x0fmedian_duration\x18\t \x01(\x03\x12\x32\n\x06stages\x18\n \x03(\x0b\x32\".throughline.journey.v1.StageStats\x12\x10\n\x08position\x18\x0b \x01(\x03*\\\n\x0b\x43ontextForm\x12\x1c\n\x18\x43ONTEXT_FORM_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43ONTEXT_FORM_FULL\x10\x01\x12\x18\n\x14\x43ONTEXT_FORM_COMPACT\x10\x02\x32\xde\x07\n\x0eJourneyService\x12l\n\rResumeContext\x12,.throughline.journey.v1.ResumeContextRequest\x1a-.throughline.journey.v1.ResumeContextResponse\x12\x66\n\x0bGetTimeline\x12*.throughline.journey.v1.GetTimelineRequest\x1a+.throughline.journey.v1.GetTimelineResponse\x12h\n\x0bWatchClient\x12*.throughline.journey.v1.WatchClientRequest\x1a+.throughline.journey.v1.WatchClientResponse0\x01\x12i\n\x0cOfferHandoff\x12+.throughline.journey.v1.OfferHandoffRequest\x1a,.throughline.journey.v1.OfferHandoffResponse\x12l\n\rAcceptHandoff\x12,.throughline.journey.v1.AcceptHandoffRequest\x1a-.throughline.journey.v1.AcceptHandoffResponse\x12l\n\rDefineJourney\x12,.throughline.journey.v1.DefineJourneyRequest\x1a-.throughline.journey.v1.DefineJourneyResponse\x12i\n\x0cListJourneys\x12+.throughline.journey.v1.ListJourneysRequest\x1a,.throughline.journey.v1.ListJourneysResponse\x12\x66\n\x0bGetVariants\x12*.throughline.journey.v1.GetVariantsRequest\x1a+.throughline.journey.v1.GetVariantsResponse\x12r\n\x0fGetJourneyStats\x12..throughline.journey.v1.GetJourneyStatsRequest\x1a/.throughline.journey.v1.GetJourneyStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/journey/v1/journey.proto\x12\x16throughline.journey.v1\x1a#throughline/access/v1/options.proto\x1a&throughline/eventlog/v1/eventlog.proto\x1a%throughline/identity/v1/consent.proto\x1a*throughline/ingestion/v1/interaction.proto\x1a(throughline/journey/v1/definitions.proto\"\xb7\x01\n\x14ResumeContextRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x39\n\x0bidentifiers\x18\x02 \x03(\x0b\x32$.throughline.ingestion.v1.Identifier\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x31\n\x04\x66orm\x18\x04 \x01(\x0e\x32#.throughline.journey.v1.ContextForm\x12\r\n\x05\x61s_of\x18\x05 \x01(\x03\"\x87\x01\n\nOpenMatter\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\r\n\x05since\x18\x06 \x01(\x03\x12\x0e\n\x06\x64ue_at\x18\x07 \x01(\x03\x12\x11\n\tevent_ids\x18\x08 \x03(\t\"\x8a\x01\n\x04Step\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x12\n\ntouchpoint\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06matter\x18\x05 \x01(\t\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12\x11\n\tevent_ids\x18\x08 \x03(\t\"\x84\x01\n\x0bGivenAnswer\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x0e\n\x06sealed\x18\x03 \x01(\x08\x12\n\n\x02\x61t\x18\x04 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x13\n\x0btimes_asked\x18\x06 \x01(\x05\x12\x11\n\tevent_ids\x18\x07 \x03(\t\"|\n\x07Promise\x12\x12\n\npromise_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x64ue_at\x18\x03 \x01(\x03\x12\x0f\n\x07overdue\x18\x04 \x01(\x08\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\n\n\x02\x61t\x18\x06 \x01(\x03\x12\x11\n\tevent_ids\x18\x07 \x03(\t\"i\n\x0c\x43\x61mpaignSeen\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x0f\n\x07last_at\x18\x02 \x01(\x03\x12\r\n\x05times\x18\x03 \x01(\x05\x12\x11\n\tresponded\x18\x04 \x01(\x08\x12\x11\n\tevent_ids\x18\x05 \x03(\t\"K\n\x08NextStep\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07journey\x18\x02 \x01(\t\x12\r\n\x05stage\x18\x03 \x01(\t\x12\x11\n\tevent_ids\x18\x04 \x03(\t\"m\n\x07Loyalty\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.throughline.ingestion.v1.FeedbackKind\x12\r\n\x05score\x18\x02 \x01(\x05\x12\n\n\x02\x61t\x18\x03 \x01(\x03\x12\x11\n\tevent_ids\x18\x04 \x03(\t\"\xf8\x05\n\x15ResumeContextResponse\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0cknown_person\x18\x02 \x01(\x08\x12\x11\n\talias_ids\x18\x03 \x03(\t\x12\x15\n\rfirst_seen_at\x18\x04 \x01(\x03\x12\x14\n\x0clast_seen_at\x18\x05 \x01(\x03\x12\x14\n\x0cinteractions\x18\x06 \x01(\x03\x12\x15\n\rchannels_used\x18\x07 \x03(\t\x12\x38\n\x0copen_matters\x18\x08 \x03(\x0b\x32\".throughline.journey.v1.OpenMatter\x12\x30\n\nlast_steps\x18\t \x03(\x0b\x32\x1c.throughline.journey.v1.Step\x12\x34\n\x07\x61nswers\x18\n \x03(\x0b\x32#.throughline.journey.v1.GivenAnswer\x12\x31\n\x08promises\x18\x0b \x03(\x0b\x32\x1f.throughline.journey.v1.Promise\x12\x37\n\tcampaigns\x18\x0c \x03(\x0b\x32$.throughline.journey.v1.CampaignSeen\x12\x34\n\nnext_steps\x18\r \x03(\x0b\x32 .throughline.journey.v1.NextStep\x12\x30\n\x07loyalty\x18\x0e \x03(\x0b\x32\x1f.throughline.journey.v1.Loyalty\x12\x10\n\x08position\x18\x0f \x01(\x03\x12K\n\x07omitted\x18\x10 \x03(\x0b\x32:.throughline.journey.v1.ResumeContextResponse.OmittedEntry\x12\x10\n\x08withheld\x18\x11 \x01(\x03\x12\x32\n\x08left_out\x18\x12 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\x1a.\n\x0cOmittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\x82\x02\n\rTimelineEntry\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x13\n\x0boccurred_at\x18\x02 \x01(\x03\x12\x13\n\x0brecorded_at\x18\x03 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\x0f\n\x07\x63hannel\x18\x06 \x01(\t\x12\x0f\n\x07summary\x18\x07 \x01(\t\x12?\n\x0binteraction\x18\x08 \x01(\x0b\x32*.throughline.ingestion.v1.InteractionFacts\x12\x12\n\njourney_id\x18\t \x01(\t\x12\x0f\n\x07journey\x18\n \x01(\t\x12\r\n\x05stage\x18\x0b \x01(\t\"\x91\x01\n\x12GetTimelineRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05\x61s_of\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x32\n\x07\x62\x65tween\x18\x05 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\xe0\x01\n\x13GetTimelineResponse\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x36\n\x07\x65ntries\x18\x02 \x03(\x0b\x32%.throughline.journey.v1.TimelineEntry\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12\r\n\x05\x61s_of\x18\x05 \x01(\x03\x12\x10\n\x08withheld\x18\x06 \x01(\x03\x12\x32\n\x08left_out\x18\x07 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"?\n\x12WatchClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_position\x18\x02 \x01(\x03\"\x7f\n\x13WatchClientResponse\x12\x34\n\x05\x65ntry\x18\x01 \x01(\x0b\x32%.throughline.journey.v1.TimelineEntry\x12\x32\n\x08left_out\x18\x02 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"\x87\x01\n\x13OfferHandoffRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66rom_channel\x18\x02 \x01(\t\x12\x12\n\nto_channel\x18\x03 \x01(\t\x12\x0c\n\x04note\x18\x04 \x01(\t\x12\x11\n\tvalid_for\x18\x05 \x01(\x03\x12\x12\n\njourney_id\x18\x06 \x01(\t\"M\n\x14OfferHandoffResponse\x12\x12\n\nhandoff_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\"K\n\x14\x41\x63\x63\x65ptHandoffRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pted_by\x18\x03 \x01(\t\"\x8c\x01\n\x15\x41\x63\x63\x65ptHandoffResponse\x12\x12\n\nhandoff_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\x12>\n\x07\x63ontext\x18\x04 \x01(\x0b\x32-.throughline.journey.v1.ResumeContextResponse\"i\n\x14\x44\x65\x66ineJourneyRequest\x12=\n\ndefinition\x18\x01 \x01(\x0b\x32).throughline.journey.v1.JourneyDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"\\\n\x15\x44\x65\x66ineJourneyResponse\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0f\n\x07\x63lients\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x03\"\x15\n\x13ListJourneysRequest\"V\n\x14ListJourneysResponse\x12>\n\x0b\x64\x65\x66initions\x18\x01 \x03(\x0b\x32).throughline.journey.v1.JourneyDefinition\"2\n\x12GetVariantsRequest\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x0b\n\x03top\x18\x02 \x01(\x05\"~\n\x07Variant\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x11\n\tcompleted\x18\x03 \x01(\x03\x12\x11\n\tabandoned\x18\x04 \x01(\x03\x12\x17\n\x0fmedian_duration\x18\x05 \x01(\x03\x12\x13\n\x0b\x65xample_ids\x18\x06 \x03(\t\"\x91\x01\n\x13GetVariantsResponse\x12\x31\n\x08variants\x18\x01 \x03(\x0b\x32\x1f.throughline.journey.v1.Variant\x12\x0e\n\x06others\x18\x02 \x01(\x03\x12\x16\n\x0eother_variants\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x01(\x03\")\n\x16GetJourneyStatsRequest\x12\x0f\n\x07journey\x18\x01 \x01(\t\"\\\n\nStageStats\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07reached\x18\x02 \x01(\x03\x12\r\n\x05loops\x18\x03 \x01(\x03\x12\x11\n\tabandoned\x18\x04 \x01(\x03\x12\x0c\n\x04open\x18\x05 \x01(\x03\"\x88\x02\n\x17GetJourneyStatsResponse\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\r\n\x05owner\x18\x03 \x01(\t\x12\x0f\n\x07started\x18\x04 \x01(\x03\x12\x0c\n\x04open\x18\x05 \x01(\x03\x12\x11\n\tcompleted\x18\x06 \x01(\x03\x12\x11\n\tabandoned\x18\x07 \x01(\x03\x12\x18\n\x10\x63hannel_switches\x18\x08 \x01(\x03\x12\x17\n\x0fmedian_duration\x18\t \x01(\x03\x12\x32\n\x06stages\x18\n \x03(\x0b\x32\".throughline.journey.v1.StageStats\x12\x10\n\x08position\x18\x0b \x01(\x03*\\\n\x0b\x43ontextForm\x12\x1c\n\x18\x43ONTEXT_FORM_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43ONTEXT_FORM_FULL\x10\x01\x12\x18\n\x14\x43ONTEXT_FORM_COMPACT\x10\x02\x32\xc2\t\n\x0eJourneyService\x12\x90\x01\n\rResumeContext\x12,.throughline.journey.v1.ResumeContextRequest\x1a-.throughline.journey.v1.ResumeContextResponse\"\"\xa2\xbb\x18\x1e\x08\x02\x1a\tclient_id\"\tclient_id2\x04\x01\x02\x04\x06\x12\x8b\x01\n\x0bGetTimeline\x12*.throughline.journey.v1.GetTimelineRequest\x1a+.throughline.journey.v1.GetTimelineResponse\"#\xa2\xbb\x18\x1f\x08\x02\x1a\tclient_id\"\tclient_id2\x05\x02\x03\x04\x05\x06\x12\x82\x01\n\x0bWatchClient\x12*.throughline.journey.v1.WatchClientRequest\x1a+.throughline.journey.v1.WatchClientResponse\"\x18\xa2\xbb\x18\x14\x08\x02\x1a\tclient_id2\x05\x02\x03\x04\x05\x06\x30\x01\x12x\n\x0cOfferHandoff\x12+.throughline.journey.v1.OfferHandoffRequest\x1a,.throughline.journey.v1.OfferHandoffResponse\"\r\xa2\xbb\x18\t\x08\x01\x10\x01\x32\x03\x01\x02\x06\x12\x86\x01\n\rAcceptHandoff\x12,.throughline.journey.v1.AcceptHandoffRequest\x1a-.throughline.journey.v1.AcceptHandoffResponse\"\x18\xa2\xbb\x18\x14\x08\x02\x10\x01\"\tclient_id2\x03\x01\x02\x06\x12{\n\rDefineJourney\x12,.throughline.journey.v1.DefineJourneyRequest\x1a-.throughline.journey.v1.DefineJourneyResponse\"\r\xa2\xbb\x18\t\x08\x01\x10\x01\x32\x03\x03\x05\x06\x12y\n\x0cListJourneys\x12+.throughline.journey.v1.ListJourneysRequest\x1a,.throughline.journey.v1.ListJourneysResponse\"\x0e\xa2\xbb\x18\n\x08\x01\x32\x06\x02\x03\x04\x05\x06\x07\x12\x8a\x01\n\x0bGetVariants\x12*.throughline.journey.v1.GetVariantsRequest\x1a+.throughline.journey.v1.GetVariantsResponse\"\"\xa2\xbb\x18\x1e\x08\x02\"\x14variants.example_ids2\x04\x03\x04\x05\x06\x12\x81\x01\n\x0fGetJourneyStats\x12..throughline.journey.v1.GetJourneyStatsRequest\x1a/.throughline.journey.v1.GetJourneyStatsResponse\"\r\xa2\xbb\x18\t\x08\x01\x32\x05\x02\x03\x04\x05\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,66 +38,84 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESUMECONTEXTRESPONSE_OMITTEDENTRY']._loaded_options = None
   _globals['_RESUMECONTEXTRESPONSE_OMITTEDENTRY']._serialized_options = b'8\001'
-  _globals['_CONTEXTFORM']._serialized_start=4324
-  _globals['_CONTEXTFORM']._serialized_end=4416
-  _globals['_RESUMECONTEXTREQUEST']._serialized_start=230
-  _globals['_RESUMECONTEXTREQUEST']._serialized_end=413
-  _globals['_OPENMATTER']._serialized_start=416
-  _globals['_OPENMATTER']._serialized_end=551
-  _globals['_STEP']._serialized_start=554
-  _globals['_STEP']._serialized_end=692
-  _globals['_GIVENANSWER']._serialized_start=695
-  _globals['_GIVENANSWER']._serialized_end=827
-  _globals['_PROMISE']._serialized_start=829
-  _globals['_PROMISE']._serialized_end=953
-  _globals['_CAMPAIGNSEEN']._serialized_start=955
-  _globals['_CAMPAIGNSEEN']._serialized_end=1060
-  _globals['_NEXTSTEP']._serialized_start=1062
-  _globals['_NEXTSTEP']._serialized_end=1137
-  _globals['_LOYALTY']._serialized_start=1139
-  _globals['_LOYALTY']._serialized_end=1248
-  _globals['_RESUMECONTEXTRESPONSE']._serialized_start=1251
-  _globals['_RESUMECONTEXTRESPONSE']._serialized_end=2011
-  _globals['_RESUMECONTEXTRESPONSE_OMITTEDENTRY']._serialized_start=1965
-  _globals['_RESUMECONTEXTRESPONSE_OMITTEDENTRY']._serialized_end=2011
-  _globals['_TIMELINEENTRY']._serialized_start=2014
-  _globals['_TIMELINEENTRY']._serialized_end=2272
-  _globals['_GETTIMELINEREQUEST']._serialized_start=2275
-  _globals['_GETTIMELINEREQUEST']._serialized_end=2420
-  _globals['_GETTIMELINERESPONSE']._serialized_start=2423
-  _globals['_GETTIMELINERESPONSE']._serialized_end=2647
-  _globals['_WATCHCLIENTREQUEST']._serialized_start=2649
-  _globals['_WATCHCLIENTREQUEST']._serialized_end=2712
-  _globals['_WATCHCLIENTRESPONSE']._serialized_start=2714
-  _globals['_WATCHCLIENTRESPONSE']._serialized_end=2841
-  _globals['_OFFERHANDOFFREQUEST']._serialized_start=2844
-  _globals['_OFFERHANDOFFREQUEST']._serialized_end=2979
-  _globals['_OFFERHANDOFFRESPONSE']._serialized_start=2981
-  _globals['_OFFERHANDOFFRESPONSE']._serialized_end=3058
-  _globals['_ACCEPTHANDOFFREQUEST']._serialized_start=3060
-  _globals['_ACCEPTHANDOFFREQUEST']._serialized_end=3135
-  _globals['_ACCEPTHANDOFFRESPONSE']._serialized_start=3138
-  _globals['_ACCEPTHANDOFFRESPONSE']._serialized_end=3278
-  _globals['_DEFINEJOURNEYREQUEST']._serialized_start=3280
-  _globals['_DEFINEJOURNEYREQUEST']._serialized_end=3385
-  _globals['_DEFINEJOURNEYRESPONSE']._serialized_start=3387
-  _globals['_DEFINEJOURNEYRESPONSE']._serialized_end=3479
-  _globals['_LISTJOURNEYSREQUEST']._serialized_start=3481
-  _globals['_LISTJOURNEYSREQUEST']._serialized_end=3502
-  _globals['_LISTJOURNEYSRESPONSE']._serialized_start=3504
-  _globals['_LISTJOURNEYSRESPONSE']._serialized_end=3590
-  _globals['_GETVARIANTSREQUEST']._serialized_start=3592
-  _globals['_GETVARIANTSREQUEST']._serialized_end=3642
-  _globals['_VARIANT']._serialized_start=3644
-  _globals['_VARIANT']._serialized_end=3770
-  _globals['_GETVARIANTSRESPONSE']._serialized_start=3773
-  _globals['_GETVARIANTSRESPONSE']._serialized_end=3918
-  _globals['_GETJOURNEYSTATSREQUEST']._serialized_start=3920
-  _globals['_GETJOURNEYSTATSREQUEST']._serialized_end=3961
-  _globals['_STAGESTATS']._serialized_start=3963
-  _globals['_STAGESTATS']._serialized_end=4055
-  _globals['_GETJOURNEYSTATSRESPONSE']._serialized_start=4058
-  _globals['_GETJOURNEYSTATSRESPONSE']._serialized_end=4322
-  _globals['_JOURNEYSERVICE']._serialized_start=4419
-  _globals['_JOURNEYSERVICE']._serialized_end=5409
+  _globals['_JOURNEYSERVICE'].methods_by_name['ResumeContext']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['ResumeContext']._serialized_options = b'\242\273\030\036\010\002\032\tclient_id\"\tclient_id2\004\001\002\004\006'
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetTimeline']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetTimeline']._serialized_options = b'\242\273\030\037\010\002\032\tclient_id\"\tclient_id2\005\002\003\004\005\006'
+  _globals['_JOURNEYSERVICE'].methods_by_name['WatchClient']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['WatchClient']._serialized_options = b'\242\273\030\024\010\002\032\tclient_id2\005\002\003\004\005\006'
+  _globals['_JOURNEYSERVICE'].methods_by_name['OfferHandoff']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['OfferHandoff']._serialized_options = b'\242\273\030\t\010\001\020\0012\003\001\002\006'
+  _globals['_JOURNEYSERVICE'].methods_by_name['AcceptHandoff']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['AcceptHandoff']._serialized_options = b'\242\273\030\024\010\002\020\001\"\tclient_id2\003\001\002\006'
+  _globals['_JOURNEYSERVICE'].methods_by_name['DefineJourney']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['DefineJourney']._serialized_options = b'\242\273\030\t\010\001\020\0012\003\003\005\006'
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListJourneys']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['ListJourneys']._serialized_options = b'\242\273\030\n\010\0012\006\002\003\004\005\006\007'
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetVariants']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetVariants']._serialized_options = b'\242\273\030\036\010\002\"\024variants.example_ids2\004\003\004\005\006'
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetJourneyStats']._loaded_options = None
+  _globals['_JOURNEYSERVICE'].methods_by_name['GetJourneyStats']._serialized_options = b'\242\273\030\t\010\0012\005\002\003\004\005\006'
+  _globals['_CONTEXTFORM']._serialized_start=4361
+  _globals['_CONTEXTFORM']._serialized_end=4453
+  _globals['_RESUMECONTEXTREQUEST']._serialized_start=267
+  _globals['_RESUMECONTEXTREQUEST']._serialized_end=450
+  _globals['_OPENMATTER']._serialized_start=453
+  _globals['_OPENMATTER']._serialized_end=588
+  _globals['_STEP']._serialized_start=591
+  _globals['_STEP']._serialized_end=729
+  _globals['_GIVENANSWER']._serialized_start=732
+  _globals['_GIVENANSWER']._serialized_end=864
+  _globals['_PROMISE']._serialized_start=866
+  _globals['_PROMISE']._serialized_end=990
+  _globals['_CAMPAIGNSEEN']._serialized_start=992
+  _globals['_CAMPAIGNSEEN']._serialized_end=1097
+  _globals['_NEXTSTEP']._serialized_start=1099
+  _globals['_NEXTSTEP']._serialized_end=1174
+  _globals['_LOYALTY']._serialized_start=1176
+  _globals['_LOYALTY']._serialized_end=1285
+  _globals['_RESUMECONTEXTRESPONSE']._serialized_start=1288
+  _globals['_RESUMECONTEXTRESPONSE']._serialized_end=2048
+  _globals['_RESUMECONTEXTRESPONSE_OMITTEDENTRY']._serialized_start=2002
+  _globals['_RESUMECONTEXTRESPONSE_OMITTEDENTRY']._serialized_end=2048
+  _globals['_TIMELINEENTRY']._serialized_start=2051
+  _globals['_TIMELINEENTRY']._serialized_end=2309
+  _globals['_GETTIMELINEREQUEST']._serialized_start=2312
+  _globals['_GETTIMELINEREQUEST']._serialized_end=2457
+  _globals['_GETTIMELINERESPONSE']._serialized_start=2460
+  _globals['_GETTIMELINERESPONSE']._serialized_end=2684
+  _globals['_WATCHCLIENTREQUEST']._serialized_start=2686
+  _globals['_WATCHCLIENTREQUEST']._serialized_end=2749
+  _globals['_WATCHCLIENTRESPONSE']._serialized_start=2751
+  _globals['_WATCHCLIENTRESPONSE']._serialized_end=2878
+  _globals['_OFFERHANDOFFREQUEST']._serialized_start=2881
+  _globals['_OFFERHANDOFFREQUEST']._serialized_end=3016
+  _globals['_OFFERHANDOFFRESPONSE']._serialized_start=3018
+  _globals['_OFFERHANDOFFRESPONSE']._serialized_end=3095
+  _globals['_ACCEPTHANDOFFREQUEST']._serialized_start=3097
+  _globals['_ACCEPTHANDOFFREQUEST']._serialized_end=3172
+  _globals['_ACCEPTHANDOFFRESPONSE']._serialized_start=3175
+  _globals['_ACCEPTHANDOFFRESPONSE']._serialized_end=3315
+  _globals['_DEFINEJOURNEYREQUEST']._serialized_start=3317
+  _globals['_DEFINEJOURNEYREQUEST']._serialized_end=3422
+  _globals['_DEFINEJOURNEYRESPONSE']._serialized_start=3424
+  _globals['_DEFINEJOURNEYRESPONSE']._serialized_end=3516
+  _globals['_LISTJOURNEYSREQUEST']._serialized_start=3518
+  _globals['_LISTJOURNEYSREQUEST']._serialized_end=3539
+  _globals['_LISTJOURNEYSRESPONSE']._serialized_start=3541
+  _globals['_LISTJOURNEYSRESPONSE']._serialized_end=3627
+  _globals['_GETVARIANTSREQUEST']._serialized_start=3629
+  _globals['_GETVARIANTSREQUEST']._serialized_end=3679
+  _globals['_VARIANT']._serialized_start=3681
+  _globals['_VARIANT']._serialized_end=3807
+  _globals['_GETVARIANTSRESPONSE']._serialized_start=3810
+  _globals['_GETVARIANTSRESPONSE']._serialized_end=3955
+  _globals['_GETJOURNEYSTATSREQUEST']._serialized_start=3957
+  _globals['_GETJOURNEYSTATSREQUEST']._serialized_end=3998
+  _globals['_STAGESTATS']._serialized_start=4000
+  _globals['_STAGESTATS']._serialized_end=4092
+  _globals['_GETJOURNEYSTATSRESPONSE']._serialized_start=4095
+  _globals['_GETJOURNEYSTATSRESPONSE']._serialized_end=4359
+  _globals['_JOURNEYSERVICE']._serialized_start=4456
+  _globals['_JOURNEYSERVICE']._serialized_end=5674
 # @@protoc_insertion_point(module_scope)

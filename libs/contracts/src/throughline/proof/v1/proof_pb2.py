@@ -22,48 +22,63 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from throughline.access.v1 import options_pb2 as throughline_dot_access_dot_v1_dot_options__pb2
 from throughline.eventlog.v1 import eventlog_pb2 as throughline_dot_eventlog_dot_v1_dot_eventlog__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n throughline/proof/v1/proof.proto\x12\x14throughline.proof.v1\x1a&throughline/eventlog/v1/eventlog.proto\"o\n\x10\x43heckpointSigned\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x0c\n\x04root\x18\x04 \x01(\x0c\x12\x10\n\x08map_root\x18\x05 \x01(\x0c\x12\r\n\x05vkeys\x18\x06 \x03(\t\"\x17\n\x15MakeCheckpointRequest\"T\n\x16MakeCheckpointResponse\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.throughline.proof.v1.CheckpointSigned\"U\n\x16ListCheckpointsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"o\n\x17ListCheckpointsResponse\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.throughline.proof.v1.CheckpointSigned\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x19GetInclusionProofsRequest\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x08\"v\n\x0eInclusionProof\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x33\n\x05\x65vent\x18\x04 \x01(\x0b\x32$.throughline.eventlog.v1.LoggedEvent\"`\n\x1aGetInclusionProofsResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x34\n\x06proofs\x18\x02 \x03(\x0b\x32$.throughline.proof.v1.InclusionProof\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x03\x12\x10\n\x08new_size\x18\x02 \x01(\x03\"-\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\")\n\x16GetSubjectProofRequest\x12\x0f\n\x07subject\x18\x01 \x01(\x0c\"\xa3\x01\n\x17GetSubjectProofResponse\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.throughline.proof.v1.CheckpointSigned\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x0c\x12\r\n\x05group\x18\x05 \x01(\x0c\x12\x0b\n\x03top\x18\x06 \x01(\x0c\"\x17\n\x15ListPublicKeysRequest\"\'\n\x16ListPublicKeysResponse\x12\r\n\x05vkeys\x18\x01 \x03(\t\"%\n\x13SignManifestRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"$\n\x14SignManifestResponse\x12\x0c\n\x04note\x18\x01 \x01(\t2\xa4\x06\n\x0cProofService\x12k\n\x0eMakeCheckpoint\x12+.throughline.proof.v1.MakeCheckpointRequest\x1a,.throughline.proof.v1.MakeCheckpointResponse\x12n\n\x0fListCheckpoints\x12,.throughline.proof.v1.ListCheckpointsRequest\x1a-.throughline.proof.v1.ListCheckpointsResponse\x12w\n\x12GetInclusionProofs\x12/.throughline.proof.v1.GetInclusionProofsRequest\x1a\x30.throughline.proof.v1.GetInclusionProofsResponse\x12z\n\x13GetConsistencyProof\x12\x30.throughline.proof.v1.GetConsistencyProofRequest\x1a\x31.throughline.proof.v1.GetConsistencyProofResponse\x12n\n\x0fGetSubjectProof\x12,.throughline.proof.v1.GetSubjectProofRequest\x1a-.throughline.proof.v1.GetSubjectProofResponse\x12k\n\x0eListPublicKeys\x12+.throughline.proof.v1.ListPublicKeysRequest\x1a,.throughline.proof.v1.ListPublicKeysResponse\x12\x65\n\x0cSignManifest\x12).throughline.proof.v1.SignManifestRequest\x1a*.throughline.proof.v1.SignManifestResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n throughline/proof/v1/proof.proto\x12\x14throughline.proof.v1\x1a#throughline/access/v1/options.proto\x1a&throughline/eventlog/v1/eventlog.proto\"o\n\x10\x43heckpointSigned\x12\x0c\n\x04note\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x0c\n\x04root\x18\x04 \x01(\x0c\x12\x10\n\x08map_root\x18\x05 \x01(\x0c\x12\r\n\x05vkeys\x18\x06 \x03(\t\"\x17\n\x15MakeCheckpointRequest\"T\n\x16MakeCheckpointResponse\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.throughline.proof.v1.CheckpointSigned\"U\n\x16ListCheckpointsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"o\n\x17ListCheckpointsResponse\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32&.throughline.proof.v1.CheckpointSigned\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x19GetInclusionProofsRequest\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x08\"v\n\x0eInclusionProof\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\x12\x33\n\x05\x65vent\x18\x04 \x01(\x0b\x32$.throughline.eventlog.v1.LoggedEvent\"`\n\x1aGetInclusionProofsResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x34\n\x06proofs\x18\x02 \x03(\x0b\x32$.throughline.proof.v1.InclusionProof\"@\n\x1aGetConsistencyProofRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x03\x12\x10\n\x08new_size\x18\x02 \x01(\x03\"-\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\")\n\x16GetSubjectProofRequest\x12\x0f\n\x07subject\x18\x01 \x01(\x0c\"\xa3\x01\n\x17GetSubjectProofResponse\x12:\n\ncheckpoint\x18\x01 \x01(\x0b\x32&.throughline.proof.v1.CheckpointSigned\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12\x0c\n\x04head\x18\x03 \x01(\x0c\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x0c\x12\r\n\x05group\x18\x05 \x01(\x0c\x12\x0b\n\x03top\x18\x06 \x01(\x0c\"\x17\n\x15ListPublicKeysRequest\"\'\n\x16ListPublicKeysResponse\x12\r\n\x05vkeys\x18\x01 \x03(\t\"%\n\x13SignManifestRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"$\n\x14SignManifestResponse\x12\x0c\n\x04note\x18\x01 \x01(\t2\x96\x07\n\x0cProofService\x12y\n\x0eMakeCheckpoint\x12+.throughline.proof.v1.MakeCheckpointRequest\x1a,.throughline.proof.v1.MakeCheckpointResponse\"\x0c\xa2\xbb\x18\x08\x08\x01\x32\x04\x04\x05\x06\x07\x12}\n\x0fListCheckpoints\x12,.throughline.proof.v1.ListCheckpointsRequest\x1a-.throughline.proof.v1.ListCheckpointsResponse\"\r\xa2\xbb\x18\t\x08\x01\x32\x05\x03\x04\x05\x06\x07\x12\x85\x01\n\x12GetInclusionProofs\x12/.throughline.proof.v1.GetInclusionProofsRequest\x1a\x30.throughline.proof.v1.GetInclusionProofsResponse\"\x0c\xa2\xbb\x18\x08\x08\x04\x32\x04\x04\x05\x06\x07\x12\x89\x01\n\x13GetConsistencyProof\x12\x30.throughline.proof.v1.GetConsistencyProofRequest\x1a\x31.throughline.proof.v1.GetConsistencyProofResponse\"\r\xa2\xbb\x18\t\x08\x01\x32\x05\x03\x04\x05\x06\x07\x12\x85\x01\n\x0fGetSubjectProof\x12,.throughline.proof.v1.GetSubjectProofRequest\x1a-.throughline.proof.v1.GetSubjectProofResponse\"\x15\xa2\xbb\x18\x11\x08\x04\x1a\x07subject2\x04\x04\x05\x06\x07\x12|\n\x0eListPublicKeys\x12+.throughline.proof.v1.ListPublicKeysRequest\x1a,.throughline.proof.v1.ListPublicKeysResponse\"\x0f\xa2\xbb\x18\x0b\x08\x01\x32\x07\x01\x02\x03\x04\x05\x06\x07\x12r\n\x0cSignManifest\x12).throughline.proof.v1.SignManifestRequest\x1a*.throughline.proof.v1.SignManifestResponse\"\x0b\xa2\xbb\x18\x07\x08\x01\x32\x03\x04\x05\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.proof.v1.proof_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKPOINTSIGNED']._serialized_start=98
-  _globals['_CHECKPOINTSIGNED']._serialized_end=209
-  _globals['_MAKECHECKPOINTREQUEST']._serialized_start=211
-  _globals['_MAKECHECKPOINTREQUEST']._serialized_end=234
-  _globals['_MAKECHECKPOINTRESPONSE']._serialized_start=236
-  _globals['_MAKECHECKPOINTRESPONSE']._serialized_end=320
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=322
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=407
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=409
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=520
-  _globals['_GETINCLUSIONPROOFSREQUEST']._serialized_start=522
-  _globals['_GETINCLUSIONPROOFSREQUEST']._serialized_end=598
-  _globals['_INCLUSIONPROOF']._serialized_start=600
-  _globals['_INCLUSIONPROOF']._serialized_end=718
-  _globals['_GETINCLUSIONPROOFSRESPONSE']._serialized_start=720
-  _globals['_GETINCLUSIONPROOFSRESPONSE']._serialized_end=816
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=818
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=882
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=884
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=929
-  _globals['_GETSUBJECTPROOFREQUEST']._serialized_start=931
-  _globals['_GETSUBJECTPROOFREQUEST']._serialized_end=972
-  _globals['_GETSUBJECTPROOFRESPONSE']._serialized_start=975
-  _globals['_GETSUBJECTPROOFRESPONSE']._serialized_end=1138
-  _globals['_LISTPUBLICKEYSREQUEST']._serialized_start=1140
-  _globals['_LISTPUBLICKEYSREQUEST']._serialized_end=1163
-  _globals['_LISTPUBLICKEYSRESPONSE']._serialized_start=1165
-  _globals['_LISTPUBLICKEYSRESPONSE']._serialized_end=1204
-  _globals['_SIGNMANIFESTREQUEST']._serialized_start=1206
-  _globals['_SIGNMANIFESTREQUEST']._serialized_end=1243
-  _globals['_SIGNMANIFESTRESPONSE']._serialized_start=1245
-  _globals['_SIGNMANIFESTRESPONSE']._serialized_end=1281
-  _globals['_PROOFSERVICE']._serialized_start=1284
-  _globals['_PROOFSERVICE']._serialized_end=2088
+  _globals['_PROOFSERVICE'].methods_by_name['MakeCheckpoint']._loaded_options = None
+  _globals['_PROOFSERVICE'].methods_by_name['MakeCheckpoint']._serialized_options = b'\242\273\030\010\010\0012\004\004\005\006\007'
+  _globals['_PROOFSERVICE'].methods_by_name['ListCheckpoints']._loaded_options = None
+  _globals['_PROOFSERVICE'].methods_by_name['ListCheckpoints']._serialized_options = b'\242\273\030\t\010\0012\005\003\004\005\006\007'
+  _globals['_PROOFSERVICE'].methods_by_name['GetInclusionProofs']._loaded_options = None
+  _globals['_PROOFSERVICE'].methods_by_name['GetInclusionProofs']._serialized_options = b'\242\273\030\010\010\0042\004\004\005\006\007'
+  _globals['_PROOFSERVICE'].methods_by_name['GetConsistencyProof']._loaded_options = None
+  _globals['_PROOFSERVICE'].methods_by_name['GetConsistencyProof']._serialized_options = b'\242\273\030\t\010\0012\005\003\004\005\006\007'
+  _globals['_PROOFSERVICE'].methods_by_name['GetSubjectProof']._loaded_options = None
+  _globals['_PROOFSERVICE'].methods_by_name['GetSubjectProof']._serialized_options = b'\242\273\030\021\010\004\032\007subject2\004\004\005\006\007'
+  _globals['_PROOFSERVICE'].methods_by_name['ListPublicKeys']._loaded_options = None
+  _globals['_PROOFSERVICE'].methods_by_name['ListPublicKeys']._serialized_options = b'\242\273\030\013\010\0012\007\001\002\003\004\005\006\007'
+  _globals['_PROOFSERVICE'].methods_by_name['SignManifest']._loaded_options = None
+  _globals['_PROOFSERVICE'].methods_by_name['SignManifest']._serialized_options = b'\242\273\030\007\010\0012\003\004\005\006'
+  _globals['_CHECKPOINTSIGNED']._serialized_start=135
+  _globals['_CHECKPOINTSIGNED']._serialized_end=246
+  _globals['_MAKECHECKPOINTREQUEST']._serialized_start=248
+  _globals['_MAKECHECKPOINTREQUEST']._serialized_end=271
+  _globals['_MAKECHECKPOINTRESPONSE']._serialized_start=273
+  _globals['_MAKECHECKPOINTRESPONSE']._serialized_end=357
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=359
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=444
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=446
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=557
+  _globals['_GETINCLUSIONPROOFSREQUEST']._serialized_start=559
+  _globals['_GETINCLUSIONPROOFSREQUEST']._serialized_end=635
+  _globals['_INCLUSIONPROOF']._serialized_start=637
+  _globals['_INCLUSIONPROOF']._serialized_end=755
+  _globals['_GETINCLUSIONPROOFSRESPONSE']._serialized_start=757
+  _globals['_GETINCLUSIONPROOFSRESPONSE']._serialized_end=853
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=855
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=919
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=921
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=966
+  _globals['_GETSUBJECTPROOFREQUEST']._serialized_start=968
+  _globals['_GETSUBJECTPROOFREQUEST']._serialized_end=1009
+  _globals['_GETSUBJECTPROOFRESPONSE']._serialized_start=1012
+  _globals['_GETSUBJECTPROOFRESPONSE']._serialized_end=1175
+  _globals['_LISTPUBLICKEYSREQUEST']._serialized_start=1177
+  _globals['_LISTPUBLICKEYSREQUEST']._serialized_end=1200
+  _globals['_LISTPUBLICKEYSRESPONSE']._serialized_start=1202
+  _globals['_LISTPUBLICKEYSRESPONSE']._serialized_end=1241
+  _globals['_SIGNMANIFESTREQUEST']._serialized_start=1243
+  _globals['_SIGNMANIFESTREQUEST']._serialized_end=1280
+  _globals['_SIGNMANIFESTRESPONSE']._serialized_start=1282
+  _globals['_SIGNMANIFESTRESPONSE']._serialized_end=1318
+  _globals['_PROOFSERVICE']._serialized_start=1321
+  _globals['_PROOFSERVICE']._serialized_end=2239
 # @@protoc_insertion_point(module_scope)

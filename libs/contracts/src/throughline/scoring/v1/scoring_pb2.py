@@ -22,53 +22,68 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from throughline.access.v1 import options_pb2 as throughline_dot_access_dot_v1_dot_options__pb2
 from throughline.eventlog.v1 import eventlog_pb2 as throughline_dot_eventlog_dot_v1_dot_eventlog__pb2
 from throughline.identity.v1 import consent_pb2 as throughline_dot_identity_dot_v1_dot_consent__pb2
 from throughline.scoring.v1 import events_pb2 as throughline_dot_scoring_dot_v1_dot_events__pb2
 from throughline.scoring.v1 import metrics_pb2 as throughline_dot_scoring_dot_v1_dot_metrics__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/scoring/v1/scoring.proto\x12\x16throughline.scoring.v1\x1a&throughline/eventlog/v1/eventlog.proto\x1a%throughline/identity/v1/consent.proto\x1a#throughline/scoring/v1/events.proto\x1a$throughline/scoring/v1/metrics.proto\"\xa4\x01\n\x13GetScorecardRequest\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x04 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\x9a\x01\n\x14GetScorecardResponse\x12-\n\x06scores\x18\x01 \x03(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x32\n\x08left_out\x18\x04 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"\xbf\x01\n\x15ListScorecardsRequest\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x0f\n\x07metrics\x18\x02 \x03(\t\x12\x17\n\x0fheadline_metric\x18\x03 \x01(\t\x12\r\n\x05\x61s_of\x18\x04 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x05 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\x7f\n\tScorecard\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12-\n\x06scores\x18\x02 \x03(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x32\n\x08left_out\x18\x03 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"W\n\x08Headline\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12,\n\x05score\x18\x02 \x01(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xa4\x01\n\x16ListScorecardsResponse\x12\x35\n\nscorecards\x18\x01 \x03(\x0b\x32!.throughline.scoring.v1.Scorecard\x12\x32\n\x08headline\x18\x02 \x01(\x0b\x32 .throughline.scoring.v1.Headline\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\r\n\x05\x61s_of\x18\x04 \x01(\x03\"N\n\x13\x45xplainScoreRequest\x12\x10\n\x08score_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xe0\x01\n\x14\x45xplainScoreResponse\x12,\n\x05score\x18\x01 \x01(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x30\n\x07\x66ormula\x18\x02 \x01(\x0b\x32\x1f.throughline.scoring.v1.Formula\x12<\n\ndefinition\x18\x03 \x01(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x11\n\tevent_ids\x18\x04 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"{\n\x17PublishScorecardRequest\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x14\n\x0cpublished_by\x18\x03 \x01(\t\"\x8f\x01\n\x18PublishScorecardResponse\x12-\n\x06scores\x18\x01 \x03(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x32\n\x08left_out\x18\x03 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"|\n\x15GetAttributionRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x04 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\x89\x01\n\x0e\x41ttributionRow\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x1a\n\x12\x63onversions_micros\x18\x04 \x01(\x03\x12\x14\n\x0cvalue_micros\x18\x05 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\"\x96\x02\n\x16GetAttributionResponse\x12\x34\n\x04rows\x18\x01 \x03(\x0b\x32&.throughline.scoring.v1.AttributionRow\x12@\n\x0b\x63onversions\x18\x02 \x03(\x0b\x32+.throughline.scoring.v1.AttributionComputed\x12\x19\n\x11\x63onversions_total\x18\x03 \x01(\x03\x12\x14\n\x0cunattributed\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\r\n\x05\x61s_of\x18\x06 \x01(\x03\x12\x32\n\x08left_out\x18\x07 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"g\n\x13\x44\x65\x66ineMetricRequest\x12<\n\ndefinition\x18\x01 \x01(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"I\n\x14\x44\x65\x66ineMetricResponse\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08position\x18\x03 \x01(\x03\"\x14\n\x12ListMetricsRequest\"\x83\x01\n\x13ListMetricsResponse\x12\x39\n\x07metrics\x18\x01 \x03(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x31\n\x08\x66ormulas\x18\x02 \x03(\x0b\x32\x1f.throughline.scoring.v1.Formula2\x92\x06\n\x0eScoringService\x12i\n\x0cGetScorecard\x12+.throughline.scoring.v1.GetScorecardRequest\x1a,.throughline.scoring.v1.GetScorecardResponse\x12o\n\x0eListScorecards\x12-.throughline.scoring.v1.ListScorecardsRequest\x1a..throughline.scoring.v1.ListScorecardsResponse\x12i\n\x0c\x45xplainScore\x12+.throughline.scoring.v1.ExplainScoreRequest\x1a,.throughline.scoring.v1.ExplainScoreResponse\x12u\n\x10PublishScorecard\x12/.throughline.scoring.v1.PublishScorecardRequest\x1a\x30.throughline.scoring.v1.PublishScorecardResponse\x12o\n\x0eGetAttribution\x12-.throughline.scoring.v1.GetAttributionRequest\x1a..throughline.scoring.v1.GetAttributionResponse\x12i\n\x0c\x44\x65\x66ineMetric\x12+.throughline.scoring.v1.DefineMetricRequest\x1a,.throughline.scoring.v1.DefineMetricResponse\x12\x66\n\x0bListMetrics\x12*.throughline.scoring.v1.ListMetricsRequest\x1a+.throughline.scoring.v1.ListMetricsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$throughline/scoring/v1/scoring.proto\x12\x16throughline.scoring.v1\x1a#throughline/access/v1/options.proto\x1a&throughline/eventlog/v1/eventlog.proto\x1a%throughline/identity/v1/consent.proto\x1a#throughline/scoring/v1/events.proto\x1a$throughline/scoring/v1/metrics.proto\"\xa4\x01\n\x13GetScorecardRequest\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x04 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\x9a\x01\n\x14GetScorecardResponse\x12-\n\x06scores\x18\x01 \x03(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x32\n\x08left_out\x18\x04 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"\xbf\x01\n\x15ListScorecardsRequest\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x0f\n\x07metrics\x18\x02 \x03(\t\x12\x17\n\x0fheadline_metric\x18\x03 \x01(\t\x12\r\n\x05\x61s_of\x18\x04 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x05 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\x7f\n\tScorecard\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12-\n\x06scores\x18\x02 \x03(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x32\n\x08left_out\x18\x03 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"W\n\x08Headline\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12,\n\x05score\x18\x02 \x01(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xa4\x01\n\x16ListScorecardsResponse\x12\x35\n\nscorecards\x18\x01 \x03(\x0b\x32!.throughline.scoring.v1.Scorecard\x12\x32\n\x08headline\x18\x02 \x01(\x0b\x32 .throughline.scoring.v1.Headline\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\r\n\x05\x61s_of\x18\x04 \x01(\x03\"N\n\x13\x45xplainScoreRequest\x12\x10\n\x08score_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xe0\x01\n\x14\x45xplainScoreResponse\x12,\n\x05score\x18\x01 \x01(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x30\n\x07\x66ormula\x18\x02 \x01(\x0b\x32\x1f.throughline.scoring.v1.Formula\x12<\n\ndefinition\x18\x03 \x01(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x11\n\tevent_ids\x18\x04 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"{\n\x17PublishScorecardRequest\x12\x39\n\x0csubject_kind\x18\x01 \x01(\x0e\x32#.throughline.scoring.v1.SubjectKind\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x14\n\x0cpublished_by\x18\x03 \x01(\t\"\x8f\x01\n\x18PublishScorecardResponse\x12-\n\x06scores\x18\x01 \x03(\x0b\x32\x1d.throughline.scoring.v1.Score\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x32\n\x08left_out\x18\x03 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"|\n\x15GetAttributionRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x04 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\x89\x01\n\x0e\x41ttributionRow\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x1a\n\x12\x63onversions_micros\x18\x04 \x01(\x03\x12\x14\n\x0cvalue_micros\x18\x05 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\"\x96\x02\n\x16GetAttributionResponse\x12\x34\n\x04rows\x18\x01 \x03(\x0b\x32&.throughline.scoring.v1.AttributionRow\x12@\n\x0b\x63onversions\x18\x02 \x03(\x0b\x32+.throughline.scoring.v1.AttributionComputed\x12\x19\n\x11\x63onversions_total\x18\x03 \x01(\x03\x12\x14\n\x0cunattributed\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x01(\x03\x12\r\n\x05\x61s_of\x18\x06 \x01(\x03\x12\x32\n\x08left_out\x18\x07 \x03(\x0b\x32 .throughline.identity.v1.LeftOut\"g\n\x13\x44\x65\x66ineMetricRequest\x12<\n\ndefinition\x18\x01 \x01(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x12\n\ndefined_by\x18\x02 \x01(\t\"I\n\x14\x44\x65\x66ineMetricResponse\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08position\x18\x03 \x01(\x03\"\x14\n\x12ListMetricsRequest\"\x83\x01\n\x13ListMetricsResponse\x12\x39\n\x07metrics\x18\x01 \x03(\x0b\x32(.throughline.scoring.v1.MetricDefinition\x12\x31\n\x08\x66ormulas\x18\x02 \x03(\x0b\x32\x1f.throughline.scoring.v1.Formula2\xbf\x07\n\x0eScoringService\x12\x81\x01\n\x0cGetScorecard\x12+.throughline.scoring.v1.GetScorecardRequest\x1a,.throughline.scoring.v1.GetScorecardResponse\"\x16\xa2\xbb\x18\x12\x08\x02\x1a\x07subject2\x05\x02\x03\x04\x05\x06\x12\x92\x01\n\x0eListScorecards\x12-.throughline.scoring.v1.ListScorecardsRequest\x1a..throughline.scoring.v1.ListScorecardsResponse\"!\xa2\xbb\x18\x1d\x08\x02\"\x12scorecards.subject2\x05\x02\x03\x04\x05\x06\x12\x87\x01\n\x0c\x45xplainScore\x12+.throughline.scoring.v1.ExplainScoreRequest\x1a,.throughline.scoring.v1.ExplainScoreResponse\"\x1c\xa2\xbb\x18\x18\x08\x02\"\rscore.subject2\x05\x02\x03\x04\x05\x06\x12\x8c\x01\n\x10PublishScorecard\x12/.throughline.scoring.v1.PublishScorecardRequest\x1a\x30.throughline.scoring.v1.PublishScorecardResponse\"\x15\xa2\xbb\x18\x11\x08\x02\x10\x01\x1a\x07subject2\x02\x03\x06\x12\x88\x01\n\x0eGetAttribution\x12-.throughline.scoring.v1.GetAttributionRequest\x1a..throughline.scoring.v1.GetAttributionResponse\"\x17\xa2\xbb\x18\x13\x08\x02\x1a\tclient_id2\x04\x03\x04\x05\x06\x12x\n\x0c\x44\x65\x66ineMetric\x12+.throughline.scoring.v1.DefineMetricRequest\x1a,.throughline.scoring.v1.DefineMetricResponse\"\r\xa2\xbb\x18\t\x08\x01\x10\x01\x32\x03\x03\x05\x06\x12v\n\x0bListMetrics\x12*.throughline.scoring.v1.ListMetricsRequest\x1a+.throughline.scoring.v1.ListMetricsResponse\"\x0e\xa2\xbb\x18\n\x08\x01\x32\x06\x02\x03\x04\x05\x06\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.scoring.v1.scoring_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSCORECARDREQUEST']._serialized_start=219
-  _globals['_GETSCORECARDREQUEST']._serialized_end=383
-  _globals['_GETSCORECARDRESPONSE']._serialized_start=386
-  _globals['_GETSCORECARDRESPONSE']._serialized_end=540
-  _globals['_LISTSCORECARDSREQUEST']._serialized_start=543
-  _globals['_LISTSCORECARDSREQUEST']._serialized_end=734
-  _globals['_SCORECARD']._serialized_start=736
-  _globals['_SCORECARD']._serialized_end=863
-  _globals['_HEADLINE']._serialized_start=865
-  _globals['_HEADLINE']._serialized_end=952
-  _globals['_LISTSCORECARDSRESPONSE']._serialized_start=955
-  _globals['_LISTSCORECARDSRESPONSE']._serialized_end=1119
-  _globals['_EXPLAINSCOREREQUEST']._serialized_start=1121
-  _globals['_EXPLAINSCOREREQUEST']._serialized_end=1199
-  _globals['_EXPLAINSCORERESPONSE']._serialized_start=1202
-  _globals['_EXPLAINSCORERESPONSE']._serialized_end=1426
-  _globals['_PUBLISHSCORECARDREQUEST']._serialized_start=1428
-  _globals['_PUBLISHSCORECARDREQUEST']._serialized_end=1551
-  _globals['_PUBLISHSCORECARDRESPONSE']._serialized_start=1554
-  _globals['_PUBLISHSCORECARDRESPONSE']._serialized_end=1697
-  _globals['_GETATTRIBUTIONREQUEST']._serialized_start=1699
-  _globals['_GETATTRIBUTIONREQUEST']._serialized_end=1823
-  _globals['_ATTRIBUTIONROW']._serialized_start=1826
-  _globals['_ATTRIBUTIONROW']._serialized_end=1963
-  _globals['_GETATTRIBUTIONRESPONSE']._serialized_start=1966
-  _globals['_GETATTRIBUTIONRESPONSE']._serialized_end=2244
-  _globals['_DEFINEMETRICREQUEST']._serialized_start=2246
-  _globals['_DEFINEMETRICREQUEST']._serialized_end=2349
-  _globals['_DEFINEMETRICRESPONSE']._serialized_start=2351
-  _globals['_DEFINEMETRICRESPONSE']._serialized_end=2424
-  _globals['_LISTMETRICSREQUEST']._serialized_start=2426
-  _globals['_LISTMETRICSREQUEST']._serialized_end=2446
-  _globals['_LISTMETRICSRESPONSE']._serialized_start=2449
-  _globals['_LISTMETRICSRESPONSE']._serialized_end=2580
-  _globals['_SCORINGSERVICE']._serialized_start=2583
-  _globals['_SCORINGSERVICE']._serialized_end=3369
+  _globals['_SCORINGSERVICE'].methods_by_name['GetScorecard']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['GetScorecard']._serialized_options = b'\242\273\030\022\010\002\032\007subject2\005\002\003\004\005\006'
+  _globals['_SCORINGSERVICE'].methods_by_name['ListScorecards']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['ListScorecards']._serialized_options = b'\242\273\030\035\010\002\"\022scorecards.subject2\005\002\003\004\005\006'
+  _globals['_SCORINGSERVICE'].methods_by_name['ExplainScore']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['ExplainScore']._serialized_options = b'\242\273\030\030\010\002\"\rscore.subject2\005\002\003\004\005\006'
+  _globals['_SCORINGSERVICE'].methods_by_name['PublishScorecard']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['PublishScorecard']._serialized_options = b'\242\273\030\021\010\002\020\001\032\007subject2\002\003\006'
+  _globals['_SCORINGSERVICE'].methods_by_name['GetAttribution']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['GetAttribution']._serialized_options = b'\242\273\030\023\010\002\032\tclient_id2\004\003\004\005\006'
+  _globals['_SCORINGSERVICE'].methods_by_name['DefineMetric']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['DefineMetric']._serialized_options = b'\242\273\030\t\010\001\020\0012\003\003\005\006'
+  _globals['_SCORINGSERVICE'].methods_by_name['ListMetrics']._loaded_options = None
+  _globals['_SCORINGSERVICE'].methods_by_name['ListMetrics']._serialized_options = b'\242\273\030\n\010\0012\006\002\003\004\005\006\007'
+  _globals['_GETSCORECARDREQUEST']._serialized_start=256
+  _globals['_GETSCORECARDREQUEST']._serialized_end=420
+  _globals['_GETSCORECARDRESPONSE']._serialized_start=423
+  _globals['_GETSCORECARDRESPONSE']._serialized_end=577
+  _globals['_LISTSCORECARDSREQUEST']._serialized_start=580
+  _globals['_LISTSCORECARDSREQUEST']._serialized_end=771
+  _globals['_SCORECARD']._serialized_start=773
+  _globals['_SCORECARD']._serialized_end=900
+  _globals['_HEADLINE']._serialized_start=902
+  _globals['_HEADLINE']._serialized_end=989
+  _globals['_LISTSCORECARDSRESPONSE']._serialized_start=992
+  _globals['_LISTSCORECARDSRESPONSE']._serialized_end=1156
+  _globals['_EXPLAINSCOREREQUEST']._serialized_start=1158
+  _globals['_EXPLAINSCOREREQUEST']._serialized_end=1236
+  _globals['_EXPLAINSCORERESPONSE']._serialized_start=1239
+  _globals['_EXPLAINSCORERESPONSE']._serialized_end=1463
+  _globals['_PUBLISHSCORECARDREQUEST']._serialized_start=1465
+  _globals['_PUBLISHSCORECARDREQUEST']._serialized_end=1588
+  _globals['_PUBLISHSCORECARDRESPONSE']._serialized_start=1591
+  _globals['_PUBLISHSCORECARDRESPONSE']._serialized_end=1734
+  _globals['_GETATTRIBUTIONREQUEST']._serialized_start=1736
+  _globals['_GETATTRIBUTIONREQUEST']._serialized_end=1860
+  _globals['_ATTRIBUTIONROW']._serialized_start=1863
+  _globals['_ATTRIBUTIONROW']._serialized_end=2000
+  _globals['_GETATTRIBUTIONRESPONSE']._serialized_start=2003
+  _globals['_GETATTRIBUTIONRESPONSE']._serialized_end=2281
+  _globals['_DEFINEMETRICREQUEST']._serialized_start=2283
+  _globals['_DEFINEMETRICREQUEST']._serialized_end=2386
+  _globals['_DEFINEMETRICRESPONSE']._serialized_start=2388
+  _globals['_DEFINEMETRICRESPONSE']._serialized_end=2461
+  _globals['_LISTMETRICSREQUEST']._serialized_start=2463
+  _globals['_LISTMETRICSREQUEST']._serialized_end=2483
+  _globals['_LISTMETRICSRESPONSE']._serialized_start=2486
+  _globals['_LISTMETRICSRESPONSE']._serialized_end=2617
+  _globals['_SCORINGSERVICE']._serialized_start=2620
+  _globals['_SCORINGSERVICE']._serialized_end=3579
 # @@protoc_insertion_point(module_scope)
