@@ -16,16 +16,17 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from throughline.accesslog.v1 import events_pb2 as access_events
 from throughline.feedback.v1 import events_pb2 as feedback_events
 from throughline.identity.v1 import events_pb2 as identity_events
 from throughline.ingestion.v1 import events_pb2 as ingestion_events
 from throughline.journey.v1 import events_pb2 as journey_events
 from throughline.scoring.v1 import events_pb2 as scoring_events
-from throughline_client.endpoints import SERVICES
 from throughline_eventlog import SCHEMAS
 
 FOLDER: Final = Path(__file__).with_name("golden")
 EVENT_FILES: Final[dict[str, FileDescriptor]] = {
+    "accesslog": access_events.DESCRIPTOR,
     "feedback": feedback_events.DESCRIPTOR,
     "identity": identity_events.DESCRIPTOR,
     "ingestion": ingestion_events.DESCRIPTOR,
@@ -117,7 +118,7 @@ def missing(service: str) -> Iterator[tuple[Descriptor, str]]:
 def main() -> None:
     """Adds what is missing."""
     FOLDER.mkdir(exist_ok=True)
-    for service in SERVICES:
+    for service in EVENT_FILES:
         kept = read(service)
         for descriptor, version in missing(service):
             message = filled(descriptor)

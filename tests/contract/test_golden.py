@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from contract.golden import event_types, missing, read, says
+from contract.golden import EVENT_FILES, event_types, missing, read, says
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -19,14 +19,14 @@ from throughline_eventlog import SCHEMAS
 
 KEPT = [
     (service, type_, int(version), golden)
-    for service in SERVICES
+    for service in EVENT_FILES
     for type_, versions in read(service).items()
     for version, golden in versions.items()
 ]
 _TYPE = re.compile(r"throughline\.[a-z]+\.v1\.[A-Z][A-Za-z]+\Z")
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", EVENT_FILES)
 def test_every_event_has_golden_bytes_of_its_present_version(service: str) -> None:
     """A new event, or a new version of one, comes with its bytes: `make golden` writes them."""
     assert event_types(service)

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 
+from throughline.accesslog.v1.events_pb2 import AccessRecorded
 from throughline.eventlog.v1 import subject_pb2
 from throughline_client.endpoints import SERVICES
 
@@ -29,3 +30,11 @@ def test_every_client_id_of_an_event_names_a_subject(service: str) -> None:
     assert {field.name for field in fields} <= set(CLIENTS)
     unmarked = [field.full_name for field in fields if not field.GetOptions().Extensions[subject_pb2.subject]]
     assert unmarked == []
+
+
+def test_everybody_whose_data_was_read_is_a_subject_of_the_read() -> None:
+    """Whatever kind of id it was read by."""
+    marked = [
+        field.name for field in AccessRecorded.DESCRIPTOR.fields if field.GetOptions().Extensions[subject_pb2.subject]
+    ]
+    assert marked == ["ids"]

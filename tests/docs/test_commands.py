@@ -59,6 +59,8 @@ def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path)
         "CERTIFICATE": suite.folder / "certificate",
         "EVIDENCE.zip": suite.folder / "evidence.zip",
         "RANGE.zip": suite.folder / "range.zip",
+        "ALL_ACCESS.zip": suite.folder / "all.zip",
+        "ACCESS.zip": suite.folder / "access.zip",
         "SCORE.zip": suite.folder / "score.zip",
         "SCORE_ID": suite.folder / "score-id",
         "LATER.zip": suite.folder / "later.zip",

@@ -24,6 +24,9 @@ from throughline_testkit.postgres import PostgresServer
 
 pytestmark = pytest.mark.e2e
 
+# A service has its log and its access log, each with its proofs.
+KEPT = ("", "_proofs", "_access", "_access_proofs")
+
 Run = Callable[..., Result]
 
 
@@ -58,7 +61,7 @@ async def told(line: Line, interaction_id: str) -> ingestion_pb2.GetInteractionR
 
 def written(backup: Path) -> list[Path]:
     """The files of an export that say what is in its stores; how far it has got on the bus is of its own time."""
-    folders = (*SERVICES, *(f"{service}_proofs" for service in SERVICES))
+    folders = [f"{service}{kept}" for service in SERVICES for kept in KEPT]
     found = [
         file
         for folder in folders
@@ -120,7 +123,7 @@ async def test_an_installation_taken_out_and_put_back_is_the_same(
         once_more = tmp_path / "once-more"
         exported = run("export", once_more, "--keys", "--from-environment", "--output", "json")
         assert exported.exit_code == 0, exported.output
-        for part in ("stores", "proofs"):
+        for part in ("stores", "access", "proofs"):
             assert json.loads(exported.stdout)[part] == manifest[part]
         for file in written(backup):
             assert (once_more / file.relative_to(backup)).read_bytes() == file.read_bytes(), file
@@ -133,8 +136,8 @@ async def test_an_installation_taken_out_and_put_back_is_the_same(
                 assert await told(other, somebodys) == opened
                 assert (await told(other, theirs)).forgotten
     finally:
-        for service in (*SERVICES, *(f"{service}_proofs" for service in SERVICES), "keys"):
-            postgres.drop_schema(f"{postgres_schema}_{service}")
+        for name in (*(f"{service}{kept}" for service in SERVICES for kept in KEPT), "keys"):
+            postgres.drop_schema(f"{postgres_schema}_{name}")
 
 
 @pytest.mark.timeout(120)

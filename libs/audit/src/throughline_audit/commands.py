@@ -198,6 +198,45 @@ def _between(score: events_pb2.Score) -> str:
     return " and ".join(exactly(at) if at else "(open)" for at in (score.between.start, score.between.end))
 
 
+@audit.command("access")
+@click.argument("client_id", default="")
+@identifier_option
+@_pack_options
+@connected
+async def access_pack(
+    client: Throughline,
+    *,
+    client_id: str,
+    identifiers: tuple[interaction_pb2.Identifier, ...],
+    file: Path,
+    since: tuple[Path, ...],
+) -> None:
+    """Who read a client's data, and the proof that no read of it is missing; of CLIENT_ID `all`: every read of all.
+
+    Reads of whole logs, which are of everybody, are among them. For auditors and admins.
+
+    \b
+    Examples:
+      throughline audit access 5f0c... --to ACCESS.zip
+      throughline audit access all --to ACCESS.zip
+    """
+    one_of(client_id, identifiers)
+    if identifiers:
+        client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
+    async with _Making(client, since, file) as making:
+        if client_id == "all":
+            asked, parts = Asked("access", {}, wall_clock()), await making.gatherer.of_all_access()
+            await making.write(asked, parts, title="Every read", facts={})
+            return
+        ids, parts = await making.gatherer.of_access(client_id)
+        await making.write(
+            Asked("access", {"client_id": client_id, "ids": ids}, wall_clock()),
+            parts,
+            title=f"Reads of client {ids[0]}",
+            facts={"client": ids[0], "also known as": ", ".join(ids[1:])},
+        )
+
+
 @audit.command("certificate")
 @click.argument("client_id")
 @click.option("--to", "file", type=_FILE, required=True, help="The file to write.")
@@ -311,7 +350,7 @@ class _Making:
             **(more or {}),
         }
         pack = Pack(asked, parts, await self.gatherer.keys(), files)
-        note = await self._client.proofs(next(iter(parts))).sign_manifest(pack.digest)
+        note = await self._client.proofs(SERVICES[0]).sign_manifest(pack.digest)
         raw = pack.signed(note)
         _write(self._file, raw)
         counts = ", ".join(f"{name} {len(part.proofs)}" for name, part in parts.items())

@@ -12,12 +12,15 @@ from throughline.proof.v1 import proof_pb2
 from throughline.scoring.v1 import events_pb2 as scoring
 from throughline_client.client import Throughline
 from throughline_client.endpoints import SERVICES
+from throughline_client.sdk.proofs import LogProofs
 from throughline_proof import Checkpoint, PublicKey, open_checkpoint
-from throughline_rpc import RemoteRefusal
+from throughline_rpc import EVERYBODY, RemoteRefusal
 
 AT_ONCE = 200
 """Events asked for in one call."""
 _TRIES = 10
+OF_ACCESS = "_access"
+"""What the name of a service's access log ends in."""
 
 CHOSEN, RANGE, BEGINNING = "chosen", "range", "beginning"
 _ATTRIBUTED: Mapping[str, Callable[[bytes], identity.InteractionAttributed | identity.InteractionReattributed]] = {
@@ -69,6 +72,11 @@ class Gatherer:
         if not self.vkeys:
             self.vkeys = await self._client.proofs(SERVICES[0]).keys()
         return self.vkeys
+
+    def _proofs(self, log: str) -> LogProofs:
+        """What proves a log: a service's own, or `<service>_access`."""
+        service = log.removesuffix(OF_ACCESS)
+        return self._client.proofs(log) if service == log else self._client.access_proofs(service)
 
     async def checkpoints(self) -> dict[str, proof_pb2.CheckpointSigned]:
         """Every log as it ends now, signed."""
@@ -131,6 +139,35 @@ class Gatherer:
             raise NothingFoundError(f"the log of {service} has no event behind {after} up to {last}")
         return await self._part(service, RANGE, checkpoint, positions)
 
+    async def of_all_access(self) -> dict[str, LogPart]:
+        """Every read that the access logs hold, by log."""
+        parts: dict[str, LogPart] = {}
+        for service in SERVICES:
+            log = service + OF_ACCESS
+            checkpoint = await self._proofs(log).checkpoint()
+            entries = self._client.access(service).entries()
+            positions = [entry.position async for entry in entries if entry.position <= checkpoint.position]
+            if positions:
+                parts[log] = await self._part(log, RANGE, checkpoint, positions)
+        if not parts:
+            raise NothingFoundError("nobody has read anything yet")
+        return parts
+
+    async def of_access(self, client_id: str) -> tuple[list[str], dict[str, LogPart]]:
+        """The client's ids, and of each access log all reads of them, or of everybody; of ingestion's those of their
+        personas.
+        """
+        ids = await self.whose(client_id)
+        await self.checkpoints()
+        personas = sorted(_personas((await self._of_subjects("identity", ids)).proofs))
+        subjects = {service: [EVERYBODY, *(personas if service == "ingestion" else ids)] for service in SERVICES}
+        for service in SERVICES:
+            await self._proofs(service + OF_ACCESS).checkpoint()
+        return ids, {
+            service + OF_ACCESS: await self._of_subjects(service + OF_ACCESS, named)
+            for service, named in subjects.items()
+        }
+
     async def of_score(self, score: scoring.Score, *, own_metric: bool) -> LogPart:
         """What a score stands on: a client's events in scoring's log, or that log up to the score's position.
 
@@ -162,7 +199,7 @@ class Gatherer:
         return part
 
     async def _of_subjects(self, service: str, subjects: Sequence[str]) -> LogPart:
-        proofs = self._client.proofs(service)
+        proofs = self._proofs(service)
         for _ in range(_TRIES):
             found = {subject: await proofs.subject(bytes.fromhex(subject)) for subject in subjects}
             checkpoints = [response.checkpoint for response in found.values()] or [await proofs.checkpoint()]
@@ -182,7 +219,7 @@ class Gatherer:
         part = LogPart(service, mode, checkpoint)
         for start in range(0, len(positions), AT_ONCE):
             some = positions[start : start + AT_ONCE]
-            response = await self._client.proofs(service).inclusion(some, size=checkpoint.size, events=True)
+            response = await self._proofs(service).inclusion(some, size=checkpoint.size, events=True)
             part.proofs.extend(response.proofs)
             self._told(service, len(some))
         part.earlier = await self._earlier(service, checkpoint)
@@ -193,7 +230,7 @@ class Gatherer:
         keys = [PublicKey.of_vkey(vkey) for vkey in await self.keys()]
         said = open_checkpoint(checkpoint.note, keys)
         found: dict[Checkpoint, str] = {}
-        async for each in self._client.proofs(service).checkpoints():
+        async for each in self._proofs(service).checkpoints():
             if each.size:
                 found[open_checkpoint(each.note, keys)] = each.note
                 break
@@ -204,7 +241,7 @@ class Gatherer:
         continued: list[tuple[str, list[bytes]]] = []
         for held, note in sorted(found.items(), key=lambda item: item[0].size):
             if held.size <= said.size and held != said:
-                hashes = await self._client.proofs(service).consistency(held.size, said.size)
+                hashes = await self._proofs(service).consistency(held.size, said.size)
                 continued.append((note, hashes))
         return continued
 

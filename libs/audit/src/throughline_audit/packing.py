@@ -37,8 +37,8 @@ keys in keys.txt are only what the pack itself says. Better than the verify.py i
 class Asked:
     """What a pack is about.
 
-    `kind`: client, interaction, range or score. `about`: what was asked, as JSON has it. `cut`: instant (microseconds)
-    after whose commits events are only counted, 0 for none.
+    `kind`: client, interaction, range, score or access. `about`: what was asked, as JSON has it. `cut`: instant
+    (microseconds) after whose commits events are only counted, 0 for none.
     """
 
     kind: str

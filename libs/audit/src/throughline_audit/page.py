@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final, cast
 
+from throughline_audit.gathering import OF_ACCESS
 from throughline_client.commands.showing import when
 
 _WIDTH: Final = 1_040
@@ -23,7 +24,7 @@ _COLOURS: Final = {
 # What of a payload says most, in this order; the first that are there are shown.
 _TELLING: Final = (
     "kind", "journey", "stage", "matter", "outcome", "department", "state", "metric", "aspect", "purpose", "reason",
-    "question", "method", "merged_client_id", "interaction_id", "feedback_id", "case_id",
+    "question", "method", "merged_client_id", "interaction_id", "feedback_id", "case_id", "caller", "refused",
 )  # fmt: skip
 _MOST: Final = 6
 _STYLE: Final = (
@@ -62,7 +63,7 @@ def page(title: str, facts: Mapping[str, str], lines: Iterable[Line]) -> bytes:
     told = sorted(lines, key=lambda line: (line.occurred_at, line.service, line.position))
     rows = "".join(
         f"<tr><td>{escape(when(line.occurred_at))}<td>{escape(line.channel)}"
-        f'<td style="color:{_COLOURS[line.service]}">{line.service}<td class=n>{line.position}'
+        f'<td style="color:{_colour(line.service)}">{line.service}<td class=n>{line.position}'
         f"<td>{escape(line.type.rpartition('.')[2])}<td>{escape(line.what)}<td class=q>{escape(when(line.recorded_at))}"
         for line in told
     )
@@ -93,7 +94,7 @@ def _picture(lines: Sequence[Line]) -> str:
     ]
     drawn += [
         f'<circle cx="{_LEFT + (line.occurred_at - start) * across:.1f}" cy="{_lane(channels.index(line.channel))}" '
-        f'r="{_MARKS}" fill="{_COLOURS[line.service]}" fill-opacity=".7"><title>{escape(when(line.occurred_at))} '
+        f'r="{_MARKS}" fill="{_colour(line.service)}" fill-opacity=".7"><title>{escape(when(line.occurred_at))} '
         f"{escape(line.type.rpartition('.')[2])} {escape(line.what)}</title></circle>"
         for line in marked
     ]
@@ -103,6 +104,11 @@ def _picture(lines: Sequence[Line]) -> str:
         f"{escape(when(end))}</text>"
     )
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="events by channel">{"".join(drawn)}</svg>'
+
+
+def _colour(log: str) -> str:
+    """A service's, of its access log too."""
+    return _COLOURS[log.removesuffix(OF_ACCESS)]
 
 
 def _lane(number: int) -> int:

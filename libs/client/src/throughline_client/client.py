@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
+from throughline.accesslog.v1 import accesslog_pb2
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import identity_pb2
@@ -21,20 +22,26 @@ from throughline.journey.v1 import journey_pb2
 from throughline.proof.v1 import proof_pb2
 from throughline.scoring.v1 import scoring_pb2
 from throughline_client.endpoints import SERVICES, Endpoints
+from throughline_client.sdk.access import IDS_AT_ONCE, AccessLogClient
 from throughline_client.sdk.feedback import FeedbackClient
 from throughline_client.sdk.identity import IdentityClient
 from throughline_client.sdk.ingestion import IngestionClient
 from throughline_client.sdk.journey import JourneyClient
 from throughline_client.sdk.logs import LogClient
-from throughline_client.sdk.proofs import ProofClient
+from throughline_client.sdk.proofs import AccessProofClient, ProofClient
 from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
 from throughline_kernel import ALWAYS, Interval
-from throughline_rpc import Caller, RemoteRefusal, open_channel
+from throughline_rpc import EVERYBODY, Caller, RemoteRefusal, open_channel
 
-_LOG_SERVICE: ServiceDescriptor = eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"]
-_PROOF_SERVICE: ServiceDescriptor = proof_pb2.DESCRIPTOR.services_by_name["ProofService"]
+# Served by each of them beside its own.
+_BY_ALL: Sequence[ServiceDescriptor] = (
+    eventlog_pb2.DESCRIPTOR.services_by_name["EventLogService"],
+    proof_pb2.DESCRIPTOR.services_by_name["ProofService"],
+    accesslog_pb2.DESCRIPTOR.services_by_name["AccessLogService"],
+    proof_pb2.DESCRIPTOR.services_by_name["AccessProofService"],
+)
 _DESCRIPTORS: Mapping[str, ServiceDescriptor] = {
     "ingestion": ingestion_pb2.DESCRIPTOR.services_by_name["IngestionService"],
     "identity": identity_pb2.DESCRIPTOR.services_by_name["IdentityService"],
@@ -86,7 +93,7 @@ class Throughline:
         """The channel to a service, opened on first use. Raises: EndpointError."""
         channel = self._channels.get(service)
         if channel is None:
-            services = [_DESCRIPTORS[service], _LOG_SERVICE, _PROOF_SERVICE]
+            services = [_DESCRIPTORS[service], *_BY_ALL]
             channel = open_channel(self.endpoints.address(service), services, metadata=self._metadata)
             self._channels[service] = channel
         return channel
@@ -127,6 +134,41 @@ class Throughline:
         if service not in SERVICES:
             raise ValueError(f"{service!r} is no service; there are: {', '.join(SERVICES)}")
         return ProofClient(self.channel(service))
+
+    def access(self, service: str) -> AccessLogClient:
+        """Who read what of one service. Raises: EndpointError."""
+        return AccessLogClient(self.channel(service))
+
+    def access_proofs(self, service: str) -> AccessProofClient:
+        """What proves the access log of one service. Raises: EndpointError."""
+        return AccessProofClient(self.channel(service))
+
+    async def accesses(self, client_id: str = "") -> list[tuple[str, accesslog_pb2.AccessEntry]]:
+        """(service, entry) of every read, oldest first: of everything, or of a client's data, their interactions' too.
+
+        A read of a whole log is one of every client's. Raises: RemoteRefusal.
+        """
+        ids = await self._ids_of(client_id) if client_id else []
+        batches = [ids[start : start + IDS_AT_ONCE] for start in range(0, len(ids), IDS_AT_ONCE)] or [[]]
+        found: dict[tuple[str, int], accesslog_pb2.AccessEntry] = {}
+        for service in SERVICES:
+            for batch in batches:
+                async for entry in self.access(service).entries(batch):
+                    found[service, entry.position] = entry
+        return sorted(((service, entry) for (service, _), entry in found.items()), key=lambda each: each[1].at)
+
+    async def _ids_of(self, client_id: str) -> list[str]:
+        """Everybody's, the client's ids and their interactions'; of a forgotten client the id alone is known."""
+        try:
+            known = await self.identity.client(client_id)
+        except RemoteRefusal as refusal:
+            if refusal.reason == "CLIENT_FORGOTTEN":
+                return [EVERYBODY, client_id]
+            raise
+        ids = dict.fromkeys((EVERYBODY, client_id, known.client_id, *known.alias_ids))
+        async for interaction_id in self.identity.interactions(known.client_id):
+            ids[interaction_id] = None
+        return list(ids)
 
     async def settled(self, seconds: float, told: Callable[[Sequence[Behind]], None] | None = None) -> list[Behind]:
         """Waits until everyone has taken everything that is in the logs; who has not, where that takes too long.

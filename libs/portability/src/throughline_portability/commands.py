@@ -284,6 +284,18 @@ def _report(manifest: Manifest, output: str, title: str) -> None:
                 manifest.proofs[name].checkpoints,
             ]
             for name, store in manifest.stores.items()
+        ]
+        + [
+            [
+                f"{name}_access",
+                f"{log.events:,}",
+                f"{log.position:,}",
+                when(log.recorded_at),
+                "",
+                log.root[:16],
+                manifest.proofs[f"{name}_access"].checkpoints,
+            ]
+            for name, log in manifest.access.items()
         ],
         title=title,
     )

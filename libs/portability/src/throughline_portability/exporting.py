@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from throughline.accesslog.v1 import events_pb2 as access_events
 from throughline.feedback.v1 import events_pb2 as feedback_events
 from throughline.identity.v1 import events_pb2 as identity_events
 from throughline.ingestion.v1 import events_pb2 as ingestion_events
@@ -29,6 +30,7 @@ from throughline_portability.form import (
     CONTRACTS,
     DESTROYED,
     KEYS,
+    AccessSummary,
     ExportError,
     FileSummary,
     LineWriter,
@@ -39,6 +41,7 @@ from throughline_portability.form import (
 from throughline_privacy import open_key_store_at
 from throughline_proof import LogSummary, proofs_of
 from throughline_replay import Replayed, make_folds
+from throughline_rpc import access_log_of
 
 PAGE: Final = 2_000
 # Who consumes comes before whom it consumes: nobody in an export has taken what its upstream does not hold there.
@@ -47,7 +50,15 @@ ORDER: Final = ("scoring", "journey", "feedback", "identity", "ingestion")
 # Every message that an envelope can hold: with them anybody can decode the logs.
 CONTRACTS_OF_EVENTS: Final = tuple(
     module.DESCRIPTOR
-    for module in (proof_pb2, ingestion_events, identity_events, journey_events, feedback_events, scoring_events)
+    for module in (
+        proof_pb2,
+        access_events,
+        ingestion_events,
+        identity_events,
+        journey_events,
+        feedback_events,
+        scoring_events,
+    )
 )
 
 Told = Callable[[str, int], None]
@@ -70,6 +81,9 @@ def export_installation(installation: Installation, folder: Path, *, keys: bool,
         # Before its log: nothing is proved there that the log does not hold here.
         manifest.proofs[service] = _export_proofs(proofs_of(settings), folder, manifest.files)
         manifest.stores[service] = _export_store(service, settings, folder, manifest.files, told)
+        access = access_log_of(settings)
+        manifest.proofs[access.service] = _export_proofs(proofs_of(access), folder, manifest.files)
+        manifest.access[service] = _export_access(access, folder, manifest.files)
     if keys:
         _export_keys(installation, folder, manifest.files)
     manifest.files[CONTRACTS] = FileSummary.of(folder / CONTRACTS)
@@ -101,6 +115,20 @@ def _export_store(
         proved.root.hex(),
         proved.map_root.hex(),
     )
+
+
+def _export_access(settings: StoreSettings, folder: Path, files: dict[str, FileSummary]) -> AccessSummary:
+    proved, codec = LogSummary(), Codec(settings.service)
+    position = recorded_at = 0
+
+    def take(rows: list[LoggedRow]) -> None:
+        nonlocal position, recorded_at
+        last = codec.decode(rows[-1:])[0]
+        position, recorded_at = last.position, last.recorded_at
+        proved.take(rows)
+
+    _export_archive(settings, folder, files, take)
+    return AccessSummary(position, recorded_at, proved.size, proved.root.hex(), proved.map_root.hex())
 
 
 def _export_proofs(settings: StoreSettings, folder: Path, files: dict[str, FileSummary]) -> ProofSummary:

@@ -41,6 +41,17 @@ class StoreSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessSummary:
+    """What an export holds of one service's access log: as `StoreSummary`, but that nothing is folded from it."""
+
+    position: int
+    recorded_at: int
+    events: int
+    root: str
+    map_root: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProofSummary:
     """What an export holds of a log's proofs: how many checkpoints, and the last one's note (empty: none)."""
 
@@ -66,12 +77,16 @@ class FileSummary:
 
 @dataclass(slots=True)
 class Manifest:
-    """What an export holds. `made_at` in microseconds since epoch."""
+    """What an export holds, by service; of `proofs` by log: `<service>` and `<service>_access`.
+
+    `made_at` in microseconds since epoch.
+    """
 
     made_at: int
     program: str
     keys: bool
     stores: dict[str, StoreSummary] = field(default_factory=dict[str, StoreSummary])
+    access: dict[str, AccessSummary] = field(default_factory=dict[str, AccessSummary])
     proofs: dict[str, ProofSummary] = field(default_factory=dict[str, ProofSummary])
     files: dict[str, FileSummary] = field(default_factory=dict[str, FileSummary])
 
@@ -100,6 +115,8 @@ def read_manifest(folder: Path) -> Manifest:
             str(found["program"]),
             bool(found["keys"]),
             {str(name): StoreSummary(**store) for name, store in found["stores"].items()},
+            # Of an export that was made before there were access logs: none.
+            {str(name): AccessSummary(**access) for name, access in found.get("access", {}).items()},
             {str(name): ProofSummary(**proofs) for name, proofs in found["proofs"].items()},
             {str(name): FileSummary(**each) for name, each in found["files"].items()},
         )

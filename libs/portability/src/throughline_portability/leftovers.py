@@ -16,16 +16,19 @@ from throughline.feedback.v1 import events_pb2 as feedback_events
 from throughline.identity.v1 import events_pb2 as identity_events
 from throughline.ingestion.v1 import events_pb2 as ingestion_events
 from throughline.ingestion.v1.interaction_pb2 import Sealed
+from throughline_client.endpoints import SERVICES
 from throughline_client.installation import Installation
-from throughline_eventlog import ArchiveReader, open_store
+from throughline_eventlog import ArchiveReader, StoreSettings, open_store
 from throughline_portability.form import KEYS, read_lines, read_manifest
 from throughline_privacy import KeyStore, open_forgotten_list, open_key_store_at
+from throughline_rpc import access_log_of
 
 PAGE: Final = 2_000
 _FORGOTTEN: Final = identity_events.ClientForgotten.DESCRIPTOR.full_name
-# Where ids may stand: they say that somebody was forgotten, that an interaction was recorded once for ever, or up
-# to where something was heard.
+# Where ids may stand: they say that somebody was forgotten, that an interaction was recorded once for ever, up to
+# where something was heard, or who read what.
 _TOMBS: Final = {
+    *((f"{service}_access", "access_by_id") for service in SERVICES),
     ("identity", "clients"),
     ("identity", "forgotten"),
     ("identity", "identifiers"),
@@ -101,8 +104,9 @@ def find_leftovers(
         destroyed = {key_id for _, key_id in keys.destroyed_after(0)}
     finally:
         keys.close()
-    for service in installation.stores:
-        found += _in_store(installation, service, person, destroyed, clear)
+    for settings in installation.stores.values():
+        for kept in (settings, access_log_of(settings)):
+            found += _in_store(kept, person, destroyed, clear)
     if folder is not None and clear is not None:
         found += _in_files(folder, clear)
     for export in exports:
@@ -154,8 +158,7 @@ def _on_list(installation: Installation, person: Person) -> Iterator[Finding]:
 
 
 def _in_store(
-    installation: Installation,
-    service: str,
+    settings: StoreSettings,
     person: Person,
     destroyed: Collection[bytes],
     clear: re.Pattern[bytes] | None,
@@ -165,7 +168,8 @@ def _in_store(
     ids = _any_of([*person.personas, *person.identifiers, *person.clients, *names])
     sealed = openable = in_clear = 0
     rows: dict[str, int] = {}
-    store = open_store(installation.stores[service])
+    service = settings.service
+    store = open_store(settings)
     try:
         with store.archive() as archive:
             for envelope, type_, payload in _events(archive):

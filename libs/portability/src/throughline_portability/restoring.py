@@ -20,6 +20,7 @@ from throughline_eventlog import (
 from throughline_portability.form import (
     DESTROYED,
     KEYS,
+    AccessSummary,
     ExportError,
     Manifest,
     StoreSummary,
@@ -30,6 +31,7 @@ from throughline_portability.form import (
 from throughline_privacy import WrappedKey, open_forgotten_list, open_key_store_at
 from throughline_proof import LogSummary, proofs_of
 from throughline_replay import Replayed, make_folds
+from throughline_rpc import access_log_of
 
 PAGE: Final = 2_000
 
@@ -58,6 +60,10 @@ def restore_installation(folder: Path, installation: Installation, told: Told) -
         # Before its log: a log whose proofs were not put back would be signed anew.
         _restore_archive(proofs_of(settings), folder, _nothing, _nothing)
         _restore_store(service, settings, summary, folder, told)
+    for service, summary in manifest.access.items():
+        access = access_log_of(installation.stores[service])
+        _restore_archive(proofs_of(access), folder, _nothing, _nothing)
+        _restore_access(access, summary, folder)
     return manifest
 
 
@@ -89,6 +95,23 @@ def _restore_store(service: str, settings: StoreSettings, summary: StoreSummary,
             )
 
     _restore_archive(settings, folder, take, check)
+
+
+def _restore_access(settings: StoreSettings, summary: AccessSummary, folder: Path) -> None:
+    proved = LogSummary()
+
+    def check() -> None:
+        if (proved.size, proved.root.hex(), proved.map_root.hex()) != (
+            summary.events,
+            summary.root,
+            summary.map_root,
+        ):
+            raise ExportError(
+                f"the log {settings.service} has the root {proved.root.hex()}, and the manifest says {summary.root}: "
+                "its events are not those that were exported. It was not put back"
+            )
+
+    _restore_archive(settings, folder, proved.take, check)
 
 
 def _restore_archive(

@@ -6,25 +6,28 @@ What only a server needs is imported when it is first asked for: a caller starts
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from throughline_rpc.callers import PURPOSE_KEY, ROLES, Authenticator, Caller, Identity, Trusting, purpose_of
+from throughline_rpc.callers import EVERYBODY, PURPOSE_KEY, ROLES, Authenticator, Caller, Identity, Trusting, purpose_of
 from throughline_rpc.channels import channel_options, open_channel
 from throughline_rpc.errors import RemoteRefusal, decode_error, status_of
 from throughline_rpc.settings import MAX_MESSAGE_BYTES, HostSettings, HostSettingsError, PortInUseError
 
 if TYPE_CHECKING:
+    from throughline_rpc.access_log import AccessLog, access_log_of
     from throughline_rpc.event_log import EventLogServicer, Progress, State, hosted_event_log
-    from throughline_rpc.host import Background, HealthCheck, Hosted, ServiceHost, serve
+    from throughline_rpc.host import ServiceHost, serve
+    from throughline_rpc.hosted import Background, HealthCheck, Hosted
     from throughline_rpc.interceptor import RefusalInterceptor
     from throughline_rpc.permissions import AccessUnstatedError
     from throughline_rpc.proofs import Proofs, ProofSettings
     from throughline_rpc.sweeper import Sweeper
 
 _SERVER_SIDE = {
+    "AccessLog": "access_log",
     "AccessUnstatedError": "permissions",
-    "Background": "host",
+    "Background": "hosted",
     "EventLogServicer": "event_log",
-    "HealthCheck": "host",
-    "Hosted": "host",
+    "HealthCheck": "hosted",
+    "Hosted": "hosted",
     "Progress": "event_log",
     "ProofSettings": "proofs",
     "Proofs": "proofs",
@@ -32,14 +35,17 @@ _SERVER_SIDE = {
     "ServiceHost": "host",
     "State": "event_log",
     "Sweeper": "sweeper",
+    "access_log_of": "access_log",
     "hosted_event_log": "event_log",
     "serve": "host",
 }
 
 __all__ = [
+    "EVERYBODY",
     "MAX_MESSAGE_BYTES",
     "PURPOSE_KEY",
     "ROLES",
+    "AccessLog",
     "AccessUnstatedError",
     "Authenticator",
     "Background",
@@ -60,6 +66,7 @@ __all__ = [
     "State",
     "Sweeper",
     "Trusting",
+    "access_log_of",
     "channel_options",
     "decode_error",
     "hosted_event_log",

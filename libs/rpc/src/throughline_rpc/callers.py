@@ -20,6 +20,8 @@ ROLES: Final = tuple(name.removeprefix("ROLE_").lower() for name, number in opti
 """The roles of the contract, in lower case."""
 AUDITOR: Final = "auditor"
 ADMIN: Final = "admin"
+EVERYBODY: Final = "0" * 32
+"""In an access log the id of all, where a whole log was read."""
 NOBODY: Final = "none"
 """As the default role: who names no role is refused."""
 

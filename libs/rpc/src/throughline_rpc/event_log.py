@@ -22,7 +22,7 @@ from throughline_kernel import (
     combine_digests,
     is_hex_id,
 )
-from throughline_rpc.host import Hosted
+from throughline_rpc.hosted import Hosted
 from throughline_telemetry import metrics
 
 CHUNK_EVENTS: Final = 500

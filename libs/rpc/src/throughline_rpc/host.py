@@ -11,8 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -22,15 +21,15 @@ from grpc_reflection.v1alpha import reflection
 
 from throughline_eventlog import SettingsError, collecting_seldom
 from throughline_kernel import Refusal
+from throughline_rpc.access_log import AccessLog
 from throughline_rpc.callers import Authenticator, Trusting
 from throughline_rpc.guarding import AccessInterceptor
+from throughline_rpc.hosted import Background, HealthCheck, Hosted
 from throughline_rpc.interceptor import RefusalInterceptor
 from throughline_rpc.permissions import AccessUnstatedError, permissions_of
 from throughline_rpc.settings import HostSettings, HostSettingsError, PortInUseError
 from throughline_telemetry import MetricsServer, logger, metrics, start_metrics_server
 
-S = TypeVar("S")
-Check = Callable[[], str | None]
 OVERALL: Final = ""
 LIVENESS: Final = "liveness"
 """Health service that serves while the process does: a stuck consumer is a reason to look, not to restart."""
@@ -42,43 +41,13 @@ _STEADY_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Hosted(Generic[S]):
-    """One gRPC service to host: its full name, the generated `add_...Servicer_to_server`, and the servicer."""
-
-    name: str
-    add: Callable[[S, grpc.aio.Server], None]
-    servicer: S
-
-
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
-    """Something that may be wrong: `probe` answers a reason, or None where all is well. It must return at once.
-
-    While it gives a reason the whole (`""`) is NOT_SERVING, and every hosted service too unless they can do without.
-    """
-
-    name: str
-    probe: Check
-    needed_to_serve: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Background:
-    """Work that runs as long as the service: a relay or a consumer. It is started again where it ends by itself."""
-
-    name: str
-    run: Callable[[], Awaitable[None]]
-    health: Check
-    needed_to_serve: bool = True
-
-
 class ServiceHost:
     """Hosts gRPC services with health, reflection, metrics and background work.
 
     `on_stop` is called in order after the last call and the background work ended: give the writer's flush first,
     then what it writes to. Each may be synchronous or not; one that fails is logged and the next is called.
-    Who calls `authenticator` finds out; without one callers are believed (`Trusting`).
+    Who calls `authenticator` finds out; without one callers are believed (`Trusting`). With an `access` log every read
+    is in it before its answer leaves, and it is served.
     Raises: AccessUnstatedError for a service with a method of which the contract does not say who may call for it.
     """
 
@@ -92,20 +61,24 @@ class ServiceHost:
         on_stop: Sequence[Callable[[], Awaitable[None] | None]] = (),
         batch_methods: Collection[str] = (),
         authenticator: Authenticator | None = None,
+        access: AccessLog | None = None,
     ) -> None:
         self.settings = settings
         self.port = 0
         self.metrics_port: int | None = None
-        self._services = services
-        self._on_stop = on_stop
+        self._services = services if access is None else [*services, *access.hosted]
+        self._on_stop = on_stop if access is None else [*on_stop, access.close]
         self._log = logger()
         self._interceptor = RefusalInterceptor(settings.service, batch_methods)
         self._access = AccessInterceptor(
-            permissions_of(hosted.name for hosted in services), authenticator or Trusting(settings.default_role)
+            permissions_of(hosted.name for hosted in self._services),
+            authenticator or Trusting(settings.default_role),
+            access,
         )
-        self._supervised = [_Supervised(each) for each in background]
+        self._supervised = [_Supervised(each) for each in (*background, *(() if access is None else access.background))]
         self._checks = [
             *checks,
+            *([] if access is None else [HealthCheck("access log", access.health)]),
             *(HealthCheck(each.work.name, each.health, each.work.needed_to_serve) for each in self._supervised),
         ]
         self._reasons: dict[str, str] = {}

@@ -20,7 +20,7 @@ from throughline_kernel import InvalidError, UnavailableError, Violation
 from throughline_proof import Notary, SigningKeys, open_proofs
 from throughline_proof.concerns import SUBJECT_BYTES
 from throughline_proof.verifier import PACK_HEADER
-from throughline_rpc.host import Background, Hosted
+from throughline_rpc.hosted import Background, Hosted
 from throughline_rpc.settings import HostSettingsError
 
 CHECKPOINT_SECONDS: Final = "THROUGHLINE_CHECKPOINT_SECONDS"
@@ -61,7 +61,7 @@ class ProofSettings:
 
 
 class Proofs:
-    """Keeps one log's proofs in a store beside it, publishes what is signed, and serves them.
+    """Keeps one log's proofs in a store beside it, publishes what is signed, and serves them. `name`: of its work.
 
     Works in a thread of its own: neither calls nor commits wait for it. Raises what `open_store` raises.
     """
@@ -75,7 +75,9 @@ class Proofs:
         connection: Connection,
         bus: BusSettings,
         partition: int,
+        name: str = "proofs",
     ) -> None:
+        self._name = name
         self.store = open_proofs(kept, log.clock)
         self._seconds = settings.checkpoint_seconds
         self.origin = f"{settings.keys.installation}/{log.service}/{partition}"
@@ -96,11 +98,20 @@ class Proofs:
         )
 
     @property
+    def hosted_of_access(self) -> Hosted[ProofServicer]:
+        """The same for an access log, ready to be hosted."""
+        return Hosted(
+            pb.DESCRIPTOR.services_by_name["AccessProofService"].full_name,
+            proof_pb2_grpc.add_AccessProofServiceServicer_to_server,
+            ProofServicer(self._notary, self.in_thread),
+        )
+
+    @property
     def background(self) -> tuple[Background, ...]:
         """The work, ready to be hosted. Nothing that is answered or recorded waits for proofs."""
         return (
-            Background("proofs", self.run, self.health, needed_to_serve=False),
-            Background("proofs relay", self._relay.run, self._relay.health, needed_to_serve=False),
+            Background(self._name, self.run, self.health, needed_to_serve=False),
+            Background(f"{self._name} relay", self._relay.run, self._relay.health, needed_to_serve=False),
         )
 
     def sign(self, text: str) -> str:
@@ -143,8 +154,8 @@ class Proofs:
         self.store.close()
 
 
-class ProofServicer(proof_pb2_grpc.ProofServiceServicer):
-    """Serves one log's proofs."""
+class ProofServicer(proof_pb2_grpc.ProofServiceServicer, proof_pb2_grpc.AccessProofServiceServicer):
+    """Serves one log's proofs, a service's own or those of its access log."""
 
     def __init__(self, notary: Notary, in_thread: Callable[[Callable[[], Any]], Any]) -> None:
         self._notary = notary

@@ -89,7 +89,7 @@ def store_settings(
 
     def settings(service: str) -> StoreSettings:
         schema = f"t_{run}_{service}"
-        schemas.update((schema, f"{schema}_proofs"))
+        schemas.update(f"{schema}{kept}" for kept in ("", "_proofs", "_access", "_access_proofs"))
         return postgres_settings(server, service, schema)
 
     yield settings

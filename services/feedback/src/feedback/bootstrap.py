@@ -23,6 +23,7 @@ from throughline_directory import DIRECTORY_TABLES
 from throughline_eventlog import Clock, Connection, Consumer, Relay, Store, Writer, open_store, wall_clock
 from throughline_privacy import ForgottenListError, PrivacySettingsError, Vault, open_vault
 from throughline_rpc import (
+    AccessLog,
     Background,
     EventLogServicer,
     HealthCheck,
@@ -93,6 +94,9 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> FeedbackSer
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
+    access = AccessLog.beside(
+        settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition, clock=clock
+    )
     log_service = EventLogServicer(store, SERVICE, partition, LiveState(store, clients), Progress.of(relay, [consumer]))
     servicer = FeedbackServicer(submitting, caring, queries, InboxWatch(store, clock))
     background = [
@@ -116,6 +120,7 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> FeedbackSer
             HealthCheck("poison", consumer.degraded, needed_to_serve=False),
         ],
         on_stop=[writer.close, proofs.close, connection.close, store.close, vault.close],
+        access=access,
     )
     return FeedbackService(store, writer, vault, connection, relay, consumer, caring, host)
 

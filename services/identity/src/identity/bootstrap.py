@@ -30,6 +30,7 @@ from throughline_privacy import (
 )
 from throughline_proof.verifier import CERTIFICATE_HEADER
 from throughline_rpc import (
+    AccessLog,
     Background,
     EventLogServicer,
     HealthCheck,
@@ -98,6 +99,9 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> Identity:
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
+    access = AccessLog.beside(
+        settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, StoredState(store), Progress.of(relay, [consumer]))
     decisions = Decisions(rulebook)
     place = settings.privacy.forgotten_list
@@ -134,6 +138,7 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> Identity:
             HealthCheck("poison", consumer.degraded, needed_to_serve=False),
         ],
         on_stop=[writer.close, proofs.close, connection.close, store.close, vault.close],
+        access=access,
     )
     return Identity(store, writer, vault, rulebook, connection, relay, consumer, forgetting, host)
 

@@ -25,6 +25,7 @@ from ingestion.settings import SERVICE, Settings
 from throughline_eventlog import Connection, Consumer, Relay, Store, Writer, open_store
 from throughline_privacy import ForgottenListError, PrivacySettingsError, Vault, open_vault
 from throughline_rpc import (
+    AccessLog,
     Background,
     EventLogServicer,
     HealthCheck,
@@ -102,6 +103,9 @@ def build(settings: Settings) -> Ingestion:
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
+    access = AccessLog.beside(
+        settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, live, Progress.of(relay, [forgetting]))
     host = ServiceHost(
         settings.host,
@@ -118,6 +122,7 @@ def build(settings: Settings) -> Ingestion:
             HealthCheck("poison", forgetting.degraded, needed_to_serve=False),
         ],
         on_stop=[reading.close, writer.close, proofs.close, connection.close, store.close, vault.close],
+        access=access,
         batch_methods=BATCH_METHODS,
     )
     return Ingestion(store, writer, vault, connection, relay, forgetting, host)

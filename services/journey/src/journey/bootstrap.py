@@ -31,6 +31,7 @@ from throughline_directory import DIRECTORY_TABLES, Directory
 from throughline_eventlog import Connection, Consumer, Relay, Store, Writer, open_store
 from throughline_privacy import IdentifierHasher, PrivacySettingsError
 from throughline_rpc import (
+    AccessLog,
     Background,
     EventLogServicer,
     HealthCheck,
@@ -116,6 +117,9 @@ def build(settings: Settings) -> Journey:
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
+    access = AccessLog.beside(
+        settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, LiveState(store, writer, records, queries), progress)
 
     async def close_readers() -> None:
@@ -137,6 +141,7 @@ def build(settings: Settings) -> Journey:
         ],
         checks=[HealthCheck("writer", writer.health)],
         on_stop=[bells.attach(store), writer.close, proofs.close, close_readers, connection.close, store.close],
+        access=access,
     )
     return Journey(store, writer, records, connection, relay, consumers, sweeper, servicer, host)
 

@@ -17,6 +17,7 @@ from scoring.settings import SERVICE, Settings
 from throughline_directory import DIRECTORY_TABLES
 from throughline_eventlog import Connection, Consumer, Relay, Store, Writer, open_store
 from throughline_rpc import (
+    AccessLog,
     Background,
     EventLogServicer,
     HealthCheck,
@@ -83,6 +84,9 @@ def build(settings: Settings) -> Scoring:
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
+    access = AccessLog.beside(
+        settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
+    )
     log_service = EventLogServicer(store, SERVICE, partition, LiveState(store), progress)
     host = ServiceHost(
         settings.host,
@@ -98,6 +102,7 @@ def build(settings: Settings) -> Scoring:
         ],
         checks=[HealthCheck("writer", writer.health)],
         on_stop=[writer.close, proofs.close, connection.close, store.close],
+        access=access,
     )
     return Scoring(store, writer, connection, relay, consumers, host)
 

@@ -363,3 +363,250 @@ class ProofService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class AccessProofServiceStub:
+    """Proves a service's log of who read what, as ProofService proves its own. Served by every service.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.MakeCheckpoint = channel.unary_unary(
+                '/throughline.proof.v1.AccessProofService/MakeCheckpoint',
+                request_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.MakeCheckpointRequest.SerializeToString,
+                response_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.MakeCheckpointResponse.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/throughline.proof.v1.AccessProofService/ListCheckpoints',
+                request_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.GetInclusionProofs = channel.unary_unary(
+                '/throughline.proof.v1.AccessProofService/GetInclusionProofs',
+                request_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetInclusionProofsRequest.SerializeToString,
+                response_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetInclusionProofsResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/throughline.proof.v1.AccessProofService/GetConsistencyProof',
+                request_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
+        self.GetSubjectProof = channel.unary_unary(
+                '/throughline.proof.v1.AccessProofService/GetSubjectProof',
+                request_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetSubjectProofRequest.SerializeToString,
+                response_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetSubjectProofResponse.FromString,
+                _registered_method=True)
+
+
+class AccessProofServiceServicer:
+    """Proves a service's log of who read what, as ProofService proves its own. Served by every service.
+    """
+
+    def MakeCheckpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCheckpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInclusionProofs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSubjectProof(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AccessProofServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'MakeCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeCheckpoint,
+                    request_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.MakeCheckpointRequest.FromString,
+                    response_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.MakeCheckpointResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'GetInclusionProofs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInclusionProofs,
+                    request_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetInclusionProofsRequest.FromString,
+                    response_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetInclusionProofsResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'GetSubjectProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubjectProof,
+                    request_deserializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetSubjectProofRequest.FromString,
+                    response_serializer=throughline_dot_proof_dot_v1_dot_proof__pb2.GetSubjectProofResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'throughline.proof.v1.AccessProofService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('throughline.proof.v1.AccessProofService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AccessProofService:
+    """Proves a service's log of who read what, as ProofService proves its own. Served by every service.
+    """
+
+    @staticmethod
+    def MakeCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.proof.v1.AccessProofService/MakeCheckpoint',
+            throughline_dot_proof_dot_v1_dot_proof__pb2.MakeCheckpointRequest.SerializeToString,
+            throughline_dot_proof_dot_v1_dot_proof__pb2.MakeCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.proof.v1.AccessProofService/ListCheckpoints',
+            throughline_dot_proof_dot_v1_dot_proof__pb2.ListCheckpointsRequest.SerializeToString,
+            throughline_dot_proof_dot_v1_dot_proof__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInclusionProofs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.proof.v1.AccessProofService/GetInclusionProofs',
+            throughline_dot_proof_dot_v1_dot_proof__pb2.GetInclusionProofsRequest.SerializeToString,
+            throughline_dot_proof_dot_v1_dot_proof__pb2.GetInclusionProofsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.proof.v1.AccessProofService/GetConsistencyProof',
+            throughline_dot_proof_dot_v1_dot_proof__pb2.GetConsistencyProofRequest.SerializeToString,
+            throughline_dot_proof_dot_v1_dot_proof__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubjectProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/throughline.proof.v1.AccessProofService/GetSubjectProof',
+            throughline_dot_proof_dot_v1_dot_proof__pb2.GetSubjectProofRequest.SerializeToString,
+            throughline_dot_proof_dot_v1_dot_proof__pb2.GetSubjectProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -91,3 +91,53 @@ class ProofServiceServicer(metaclass=_abc_1.ABCMeta):
         """Signs the hash of an evidence pack's manifest: it says which installation made the pack, and nothing of its truth."""
 
 def add_ProofServiceServicer_to_server(servicer: ProofServiceServicer, server: _aio.Server) -> None: ...
+
+class AccessProofServiceStub:
+    """Proves a service's log of who read what, as ProofService proves its own. Served by every service."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    MakeCheckpoint: _aio.UnaryUnaryMultiCallable[_proof_pb2.MakeCheckpointRequest, _proof_pb2.MakeCheckpointResponse]
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_proof_pb2.ListCheckpointsRequest, _proof_pb2.ListCheckpointsResponse]
+    GetInclusionProofs: _aio.UnaryUnaryMultiCallable[_proof_pb2.GetInclusionProofsRequest, _proof_pb2.GetInclusionProofsResponse]
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_proof_pb2.GetConsistencyProofRequest, _proof_pb2.GetConsistencyProofResponse]
+    GetSubjectProof: _aio.UnaryUnaryMultiCallable[_proof_pb2.GetSubjectProofRequest, _proof_pb2.GetSubjectProofResponse]
+
+class AccessProofServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Proves a service's log of who read what, as ProofService proves its own. Served by every service."""
+
+    @_abc_1.abstractmethod
+    def MakeCheckpoint(
+        self,
+        request: _proof_pb2.MakeCheckpointRequest,
+        context: _aio.ServicerContext[_proof_pb2.MakeCheckpointRequest, _abc.Awaitable[_proof_pb2.MakeCheckpointResponse]],
+    ) -> _abc.Awaitable[_proof_pb2.MakeCheckpointResponse]: ...
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _proof_pb2.ListCheckpointsRequest,
+        context: _aio.ServicerContext[_proof_pb2.ListCheckpointsRequest, _abc.Awaitable[_proof_pb2.ListCheckpointsResponse]],
+    ) -> _abc.Awaitable[_proof_pb2.ListCheckpointsResponse]: ...
+
+    @_abc_1.abstractmethod
+    def GetInclusionProofs(
+        self,
+        request: _proof_pb2.GetInclusionProofsRequest,
+        context: _aio.ServicerContext[_proof_pb2.GetInclusionProofsRequest, _abc.Awaitable[_proof_pb2.GetInclusionProofsResponse]],
+    ) -> _abc.Awaitable[_proof_pb2.GetInclusionProofsResponse]: ...
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _proof_pb2.GetConsistencyProofRequest,
+        context: _aio.ServicerContext[_proof_pb2.GetConsistencyProofRequest, _abc.Awaitable[_proof_pb2.GetConsistencyProofResponse]],
+    ) -> _abc.Awaitable[_proof_pb2.GetConsistencyProofResponse]: ...
+
+    @_abc_1.abstractmethod
+    def GetSubjectProof(
+        self,
+        request: _proof_pb2.GetSubjectProofRequest,
+        context: _aio.ServicerContext[_proof_pb2.GetSubjectProofRequest, _abc.Awaitable[_proof_pb2.GetSubjectProofResponse]],
+    ) -> _abc.Awaitable[_proof_pb2.GetSubjectProofResponse]: ...
+
+def add_AccessProofServiceServicer_to_server(servicer: AccessProofServiceServicer, server: _aio.Server) -> None: ...
