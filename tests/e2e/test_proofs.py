@@ -18,6 +18,7 @@ from throughline.proof.v1 import proof_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES
+from throughline_client.sdk.proofs import LogProofs
 from throughline_eventlog import Connection, LoggedRow, StoreSettings, open_store, stream_name
 from throughline_proof import (
     Checkpoint,
@@ -33,7 +34,7 @@ from throughline_proof import (
     verify_subject,
 )
 from throughline_proof.verifier import leaf_hash, leaf_of
-from throughline_rpc import RemoteRefusal
+from throughline_rpc import RemoteRefusal, access_log_of
 from throughline_testkit import eventually
 from throughline_testkit.logs import chunks_of
 
@@ -48,9 +49,10 @@ def run() -> Run:
     return lambda *arguments: CliRunner().invoke(main, [str(each) for each in arguments])
 
 
-def rows_of(line: Line, service: str) -> list[LoggedRow]:
-    """A service's log, read from its file."""
-    store = open_store(StoreSettings.sqlite(service, line.suite.folder / f"{service}.db"))
+def rows_of(line: Line, service: str, *, access: bool = False) -> list[LoggedRow]:
+    """A service's log, or its access log, read from its file."""
+    settings = StoreSettings.sqlite(service, line.suite.folder / f"{service}.db")
+    store = open_store(access_log_of(settings) if access else settings)
     try:
         with store.snapshot() as reader:
             return reader.read_logged()
@@ -58,17 +60,16 @@ def rows_of(line: Line, service: str) -> list[LoggedRow]:
         store.close()
 
 
-async def check(client: Throughline, service: str, rows: list[LoggedRow]) -> Checkpoint:
-    """Holds a log's checkpoint and some proofs against the log itself."""
-    proofs = client.proofs(service)
-    keys = [PublicKey.of_vkey(vkey) for vkey in await proofs.keys()]
+async def check(client: Throughline, proofs: LogProofs, rows: list[LoggedRow]) -> Checkpoint:
+    """Holds a log's checkpoint and some proofs against the log itself, which may have grown since."""
+    keys = [PublicKey.of_vkey(vkey) for vkey in await client.proofs("identity").keys()]
     signed = await proofs.checkpoint()
     said = open_checkpoint(signed.note, keys)
     summary = LogSummary()
     summary.take(rows[: said.size])
     assert (said.size, said.root, said.map_root) == (len(rows), summary.root, summary.map_root)
     some = rows[:: max(1, len(rows) // 50)]
-    answer = await proofs.inclusion([row.position for row in some], events=True)
+    answer = await proofs.inclusion([row.position for row in some], size=said.size, events=True)
     for row, proof in zip(some, answer.proofs, strict=True):
         event = proof.event
         leaf = leaf_hash(leaf_of(event.position, event.stream_id, event.version, event.type, event.envelope))
@@ -78,9 +79,9 @@ async def check(client: Throughline, service: str, rows: list[LoggedRow]) -> Che
     for subject in sorted({each for subjects in concerned for each in subjects})[:5]:
         told = await proofs.subject(subject)
         positions = [row.position for row, each in zip(rows, concerned, strict=True) if subject in each]
-        assert list(told.positions) == positions
-        head, proof = Head(len(positions), told.head), SubjectProof(told.entries, told.group, told.top)
-        assert verify_subject(subject, head, proof, said.map_root)
+        assert list(told.positions[: len(positions)]) == positions
+        head, proof = Head(len(told.positions), told.head), SubjectProof(told.entries, told.group, told.top)
+        assert verify_subject(subject, head, proof, open_checkpoint(told.checkpoint.note, keys).map_root)
     return said
 
 
@@ -91,7 +92,7 @@ async def test_every_log_is_proved_while_it_grows_and_after_a_restart(line: Line
     await line.record(scattered_history(5, 20, 300))
     await line.settled()
     async with Throughline(data=line.suite.folder) as client:
-        before = {service: await check(client, service, rows_of(line, service)) for service in SERVICES}
+        before = {service: await check(client, client.proofs(service), rows_of(line, service)) for service in SERVICES}
     old_keys = run("signing", "public", keys_file).stdout.split()
     rotated = run("signing", "rotate", keys_file)
     assert rotated.exit_code == 0, rotated.output
@@ -102,7 +103,7 @@ async def test_every_log_is_proved_while_it_grows_and_after_a_restart(line: Line
         await again.settled()
     async with Throughline(data=line.suite.folder) as client:
         for service in SERVICES:
-            after = await check(client, service, rows_of(line, service))
+            after = await check(client, client.proofs(service), rows_of(line, service))
             hashes = await client.proofs(service).consistency(before[service].size, after.size)
             assert before[service].size < after.size
             assert verify_consistency(before[service].size, after.size, before[service].root, after.root, hashes)
@@ -114,13 +115,16 @@ async def test_every_log_is_proved_while_it_grows_and_after_a_restart(line: Line
             for vkey in (*old_keys, rotated.stdout.strip()):
                 assert open_checkpoint(made[-1].note, [PublicKey.of_vkey(vkey)]) == after
 
+            read = rows_of(line, service, access=True)
+            assert (await check(client, client.access_proofs(service), read)).size == len(read) > 0
+
     notes = tmp_path / "notes"
     told = await asyncio.to_thread(run, "checkpoint", "--data", line.suite.folder, "--notes", notes, "--output", "json")
     assert told.exit_code == 0, told.output
     checkpoints = json.loads(told.stdout)["checkpoints"]
-    assert {name: (notes / f"{name}.note").read_text() for name in SERVICES} == {
-        name: each["note"] for name, each in checkpoints.items()
-    }
+    assert set(checkpoints) == {f"{service}{log}" for service in SERVICES for log in ("", "_access")}
+    for name, each in checkpoints.items():
+        assert (notes / f"{name}.note").read_text() == each["note"]
     assert run("signing", "retire", keys_file).stdout.count("retired") == 1
     assert run("signing", "public", keys_file).stdout.split() == [rotated.stdout.strip(), *old_keys]
 
