@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11
 STALE_UV := $(shell .tools/uv/bin/python -c '' 2>/dev/null || echo force)
 STALE_VENV := $(shell .venv/bin/python -c '' 2>/dev/null || echo force)
 
-.PHONY: help setup lock generate golden demo test acceptance mutation lint breaking bench clean force
+.PHONY: help setup lock generate golden demo test acceptance mutation lint breaking bench chart clean force
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ generate: .venv/.locked ## generate libs/contracts from proto
 
 golden: setup ## add golden bytes of new events, or new versions of events; never touches those that are there
 	@PYTHONPATH=tests $(BIN)/python -m contract.golden
+
+chart: setup ## write what is made of the chart: its README's table, and the snapshots of its tests
+	@PYTHONPATH=tests $(BIN)/python -m chart.documenting
 
 demo: setup ## start the whole suite on this machine and walk through it
 	@$(BIN)/python -m throughline_demo $(ARGS)

@@ -1,8 +1,14 @@
 {{- define "throughline.name" -}}
-{{- if contains "throughline" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-throughline" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains "throughline" .Release.Name -}}
+{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-throughline" .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- end -}}
 {{- end }}
 
-{{/* Labels that select: called with (dict "root" $ "component" "identity"). */}}
+{{/* Labels that select: called with (dict "root" $ "component" "identity"). They are immutable in a workload. */}}
 {{- define "throughline.selector" -}}
 app.kubernetes.io/name: throughline
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -15,6 +21,45 @@ app.kubernetes.io/part-of: throughline
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* A service's settings: those of its own, and the defaults for the rest, as YAML. (dict "root" $ "service" "identity") */}}
+{{- define "throughline.settings" -}}
+{{- $own := get .root.Values.services .service | default dict }}
+{{- $settings := deepCopy .root.Values.defaults }}
+{{- range $key, $value := $own }}
+{{- if and (kindIs "map" $value) (kindIs "map" (get $settings $key)) }}
+{{- $inner := get $settings $key }}
+{{- range $name, $part := $value }}
+{{- $_ := set $inner $name $part }}
+{{- end }}
+{{- else }}
+{{- $_ := set $settings $key $value }}
+{{- end }}
+{{- end }}
+{{- toYaml $settings }}
+{{- end }}
+
+{{/* (dict "root" $ "image" "identity" "given" $settings.image) */}}
+{{- define "throughline.image" -}}
+{{- $image := .root.Values.image }}
+{{- $name := printf "%s-%s" $image.repository .image }}
+{{- if .given }}{{ .given }}
+{{- else if get $image.digests .image }}{{ $name }}@{{ get $image.digests .image }}
+{{- else }}{{ $name }}:{{ $image.tag | default .root.Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- define "throughline.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "throughline.keysSecret" -}}
@@ -29,7 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if .Values.nats.enabled -}}
 nats://{{ include "throughline.name" . }}-nats:4222
 {{- else -}}
-{{ .Values.nats.url | required "nats.enabled is false: set nats.url to where JetStream is, e.g. nats://nats.messaging:4222" }}
+{{ .Values.nats.url }}
 {{- end -}}
 {{- end }}
 
@@ -37,7 +82,7 @@ nats://{{ include "throughline.name" . }}-nats:4222
 {{- if .Values.postgres.enabled -}}
 {{ include "throughline.name" . }}-postgres
 {{- else -}}
-{{ .Values.postgres.host | required "postgres.enabled is false: set postgres.host to where PostgreSQL is" }}
+{{ .Values.postgres.host }}
 {{- end -}}
 {{- end }}
 
@@ -50,4 +95,9 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* The gRPC service that a service is there for. */}}
+{{- define "throughline.grpcService" -}}
+throughline.{{ . }}.v1.{{ title . }}Service
 {{- end }}

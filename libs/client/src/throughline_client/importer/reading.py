@@ -13,11 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from throughline_client.importer.mapping import FileSpec
 from throughline_client.importer.problems import DataFileError, Reject
@@ -92,7 +90,7 @@ def open_table(path: Path, spec: FileSpec) -> Table:
         )
     try:
         if form == "parquet":
-            return ParquetTable(path, spec)
+            return _parquet(path, spec)
         delimiter = spec.delimiter or ("\t" if ending == ".tsv" else ",")
         return CsvTable(path, spec, delimiter) if form == "csv" else NdjsonTable(path, spec)
     except FileNotFoundError:
@@ -101,6 +99,21 @@ def open_table(path: Path, spec: FileSpec) -> Table:
         raise DataFileError(str(path), "is a folder", "give one file") from None
     except OSError as error:
         raise DataFileError(str(path), f"cannot be read: {error.strerror or error}", "check the file") from None
+
+
+def _parquet(path: Path, spec: FileSpec) -> Table:
+    try:
+        # Arrow is bigger than all the rest of the command: images go without.
+        from throughline_client.importer.parquet import ParquetTable  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        if missing.name != "pyarrow":
+            raise
+        raise DataFileError(
+            str(path),
+            "is Parquet, which this installation cannot read",
+            "install the Python package pyarrow, or give CSV",
+        ) from missing
+    return ParquetTable(path, spec)
 
 
 class _Unzipped(io.RawIOBase):
@@ -247,7 +260,7 @@ class CsvTable(Table):
         self._position = self.size
         if lines.broken:
             self.truncated = True
-            rejected(_truncated(self.file, number + 1, lines.number + 1, lines.broken))
+            rejected(truncated(self.file, number + 1, lines.number + 1, lines.broken))
 
     def _records(self, rejected: Rejected) -> Iterator[tuple[int, list[str]]]:
         """Numbers the records, without those that are no CSV and without blank lines."""
@@ -292,7 +305,8 @@ class CsvTable(Table):
         self._lines.close()
 
 
-def _truncated(file: str, row: int, line: int, why: str) -> Reject:
+def truncated(file: str, row: int, line: int, why: str) -> Reject:
+    """What is told of a file that ends early."""
     return Reject(
         file,
         row,
@@ -363,7 +377,7 @@ class NdjsonTable(Table):
         self._position = self.size
         if self._lines.broken:
             self.truncated = True
-            rejected(_truncated(self.file, row + 1, self._lines.number + 1, self._lines.broken))
+            rejected(truncated(self.file, row + 1, self._lines.number + 1, self._lines.broken))
 
     def _numbered(self) -> Iterator[tuple[int, str]]:
         yield from self._sample
@@ -413,56 +427,3 @@ def _cell(record: dict[str, object], name: str, path: list[str]) -> str:
     if isinstance(value, float):
         return repr(value)
     return orjson.dumps(value).decode()
-
-
-class ParquetTable(Table):
-    """A Parquet file, read in row groups' batches; every value becomes the text a CSV of it would hold."""
-
-    def __init__(self, path: Path, spec: FileSpec) -> None:
-        super().__init__(path, spec)
-        try:
-            self._file = pq.ParquetFile(path)
-        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-            raise DataFileError(str(path), f"is not Parquet: {_first_line(error)}", "check the file") from None
-        self.columns = list(self._file.schema_arrow.names)
-        self.size = self._file.metadata.num_rows
-        self._done = 0
-
-    @property
-    def done(self) -> int:
-        return self._done
-
-    def rows(self, wanted: Sequence[str], rejected: Rejected) -> Iterator[tuple[int, list[str]]]:
-        clean = self._cleaner(wanted)
-        number = 0
-        try:
-            batches: Iterator[Any] = self._file.iter_batches(batch_size=8192, columns=list(wanted))  # pyright: ignore[reportUnknownMemberType] -- partly typed
-            for batch in batches:
-                columns = [_texts(batch.column(name)) for name in wanted]
-                for cells in zip(*columns, strict=True) if columns else ((),) * batch.num_rows:
-                    number += 1
-                    yield number, clean(cells)
-                self._done = number
-        except (pa.ArrowInvalid, pa.ArrowIOError, OSError) as error:
-            self.truncated = True
-            rejected(_truncated(self.file, number + 1, 0, _first_line(error)))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _texts(column: Any) -> list[str]:
-    """The values as text; instants to the microsecond in ISO form, missing ones as ""."""
-    kind = column.type
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        # Finer than a microsecond is finer than anything here counts.
-        column = column.cast(pa.timestamp("us", tz=kind.tz), safe=False)
-    if pa.types.is_nested(kind):
-        return ["" if value is None else orjson.dumps(value).decode() for value in column.to_pylist()]
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return ["" if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
-    return ["" if value is None else value for value in column.cast(pa.string()).to_pylist()]

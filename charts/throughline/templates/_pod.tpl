@@ -1,0 +1,90 @@
+{{/* What all services are told alike: the data of the ConfigMap. */}}
+{{- define "throughline.config" -}}
+THROUGHLINE_HOST: "0.0.0.0"
+THROUGHLINE_PORT: "50051"
+THROUGHLINE_METRICS_HOST: "0.0.0.0"
+THROUGHLINE_METRICS_PORT: "9464"
+THROUGHLINE_LOG_LEVEL: {{ .Values.logLevel }}
+THROUGHLINE_NATS_URL: {{ include "throughline.natsUrl" . | quote }}
+THROUGHLINE_NATS_REPLICAS: {{ .Values.nats.replicas | quote }}
+THROUGHLINE_STREAM_PREFIX: {{ .Values.nats.streamPrefix }}
+{{- if .Values.nats.credentialsSecret }}
+THROUGHLINE_NATS_CREDENTIALS: /etc/throughline/nats/user.creds
+{{- end }}
+PERSISTENCE_MODULE: eventsourcing.postgres
+POSTGRES_HOST: {{ include "throughline.postgresHost" . | quote }}
+POSTGRES_PORT: {{ .Values.postgres.port | quote }}
+POSTGRES_DBNAME: {{ .Values.postgres.database | quote }}
+# libpq's own, for every connection that a service makes.
+PGSSLMODE: {{ .Values.postgres.sslMode }}
+{{- if .Values.postgres.caSecret }}
+PGSSLROOTCERT: /etc/throughline/postgres/ca.crt
+{{- end }}
+{{- with .Values.otlpEndpoint }}
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* One service's role, password and schema. (dict "root" $ "service" "identity" "settings" ...) */}}
+{{- define "throughline.storeEnv" -}}
+{{- $values := .root.Values }}
+{{- $own := .settings.postgres }}
+{{- $secret := $own.existingSecret | default (include "throughline.postgresSecret" .root) }}
+{{- $key := $own.passwordKey | default $values.postgres.passwordKey }}
+- {name: POSTGRES_USER, value: {{ $own.user | default $values.postgres.user | quote }}}
+- {name: POSTGRES_SCHEMA, value: {{ printf "%s%s" $values.postgres.schemaPrefix .service | quote }}}
+- name: POSTGRES_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ $secret }}, key: {{ $key }}}
+{{- end }}
+
+{{/* What a service that seals personal values is told of its keys. */}}
+{{- define "throughline.sealingEnv" -}}
+{{- $values := .root.Values }}
+{{- $keys := include "throughline.keysSecret" .root }}
+- name: THROUGHLINE_KEY_ENCRYPTION_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ $keys }}, key: key-encryption-key}
+- name: THROUGHLINE_RETIRED_KEY_ENCRYPTION_KEYS
+  valueFrom:
+    secretKeyRef: {name: {{ $keys }}, key: retired-key-encryption-keys, optional: true}
+- name: THROUGHLINE_FORGOTTEN_LIST
+  valueFrom:
+    secretKeyRef: {name: {{ $keys }}, key: forgotten-list, optional: true}
+# The key store's URL has no password in it, which could hold signs that mean something there: libpq takes PGPASSWORD.
+- {name: PGPASSWORD, value: $(POSTGRES_PASSWORD)}
+- {name: THROUGHLINE_KEY_STORE, value: {{ printf "postgresql://%s@%s:%v/%s" (.settings.postgres.user | default $values.postgres.user | urlquery) (include "throughline.postgresHost" .root) $values.postgres.port ($values.postgres.database | urlquery) | quote }}}
+- {name: THROUGHLINE_KEY_STORE_SCHEMA, value: {{ printf "%sthroughline_keys" $values.postgres.schemaPrefix | quote }}}
+{{- end }}
+
+{{/* Files that connections need, and where they are. */}}
+{{- define "throughline.connectionMounts" -}}
+{{- with .Values.nats.credentialsSecret }}
+- {name: nats-credentials, mountPath: /etc/throughline/nats, readOnly: true}
+{{- end }}
+{{- with .Values.postgres.caSecret }}
+- {name: postgres-ca, mountPath: /etc/throughline/postgres, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "throughline.connectionVolumes" -}}
+{{- with .Values.nats.credentialsSecret }}
+- name: nats-credentials
+  secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: user.creds, path: user.creds}]}
+{{- end }}
+{{- with .Values.postgres.caSecret }}
+- name: postgres-ca
+  secret: {secretName: {{ . }}, defaultMode: 0444, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- end }}
+
+{{/* Over zones and nodes, as well as can be, unless somebody says otherwise. */}}
+{{- define "throughline.spread" -}}
+{{- $selector := dict "matchLabels" (include "throughline.selector" .scope | fromYaml) }}
+{{- $constraints := .settings.topologySpreadConstraints | default (list
+      (dict "maxSkew" 1 "topologyKey" "topology.kubernetes.io/zone" "whenUnsatisfiable" "ScheduleAnyway" "matchLabelKeys" (list "pod-template-hash"))
+      (dict "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway" "matchLabelKeys" (list "pod-template-hash"))) }}
+{{- range $constraints }}
+{{ list (merge (deepCopy .) (dict "labelSelector" $selector)) | toYaml }}
+{{- end }}
+{{- end }}

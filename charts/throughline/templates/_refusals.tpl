@@ -1,0 +1,117 @@
+{{/*
+What is refused before anything is made, each with what to do. What has to do with one value alone (its type, an unknown key)
+is refused by values.schema.json.
+*/}}
+{{- define "throughline.refusals" -}}
+{{- $values := .Values }}
+{{- if and (not $values.nats.enabled) (not $values.nats.url) }}
+{{- fail "nats.enabled is false: set nats.url to where JetStream is, e.g. nats://nats.messaging:4222" }}
+{{- end }}
+{{- if and $values.nats.enabled $values.nats.url }}
+{{- fail "nats.url is given, but nats.enabled is true and this chart would run a NATS of its own: set nats.enabled to false, or take nats.url out" }}
+{{- end }}
+{{- if and $values.nats.enabled (gt (int $values.nats.replicas) 1) }}
+{{- fail (printf "nats.replicas is %v, but nats.enabled runs one server: leave it at 1, or set nats.enabled to false and nats.url to a cluster of three" $values.nats.replicas) }}
+{{- end }}
+{{- if and $values.nats.enabled $values.nats.credentialsSecret }}
+{{- fail "nats.credentialsSecret is given, but nats.enabled runs a server without accounts, behind its NetworkPolicy: take it out, or set nats.enabled to false" }}
+{{- end }}
+{{- if and (not $values.postgres.enabled) (not $values.postgres.host) }}
+{{- fail "postgres.enabled is false: set postgres.host to where PostgreSQL is" }}
+{{- end }}
+{{- if and $values.postgres.enabled $values.postgres.host }}
+{{- fail "postgres.host is given, but postgres.enabled is true and this chart would run a PostgreSQL of its own: set postgres.enabled to false, or take postgres.host out" }}
+{{- end }}
+{{- if and (not $values.postgres.enabled) (not $values.postgres.existingSecret) (not $values.externalSecrets.postgres) }}
+{{- range $service, $own := $values.services }}
+{{- if not (dig "postgres" "existingSecret" "" ($own | default dict)) }}
+{{- fail (printf "postgres.enabled is false and %s has no password: set postgres.existingSecret, or services.%s.postgres.existingSecret" $service $service) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and (has $values.postgres.sslMode (list "verify-ca" "verify-full")) (not $values.postgres.caSecret) }}
+{{- fail (printf "postgres.sslMode is %s: set postgres.caSecret to the secret whose ca.crt signed the server's certificate" $values.postgres.sslMode) }}
+{{- end }}
+{{- if and $values.postgres.enabled (ne $values.postgres.sslMode "prefer") }}
+{{- fail (printf "postgres.sslMode is %s, but the quick-start PostgreSQL has no certificate: leave it at prefer, or set postgres.enabled to false" $values.postgres.sslMode) }}
+{{- end }}
+{{- if $values.externalSecrets.enabled }}
+{{- if not $values.externalSecrets.store.name }}
+{{- fail "externalSecrets.enabled is true: set externalSecrets.store.name to a SecretStore or ClusterSecretStore" }}
+{{- end }}
+{{- if not (or $values.externalSecrets.keys $values.externalSecrets.postgres) }}
+{{- fail "externalSecrets.enabled is true, but nothing is to be fetched: set externalSecrets.keys or externalSecrets.postgres" }}
+{{- end }}
+{{- if and $values.externalSecrets.keys $values.keys.existingSecret }}
+{{- fail "externalSecrets.keys and keys.existingSecret are both given: the keys can come from one place only" }}
+{{- end }}
+{{- if and $values.externalSecrets.postgres $values.postgres.existingSecret }}
+{{- fail "externalSecrets.postgres and postgres.existingSecret are both given: the passwords can come from one place only" }}
+{{- end }}
+{{- else if or $values.externalSecrets.keys $values.externalSecrets.postgres }}
+{{- fail "externalSecrets.keys or externalSecrets.postgres is given, but externalSecrets.enabled is false: nothing would be fetched" }}
+{{- end }}
+{{- if and $values.route.enabled (not $values.route.parentRefs) }}
+{{- fail "route.enabled is true: set route.parentRefs to the Gateway that takes the calls, e.g. [{name: public, namespace: gateways}]" }}
+{{- end }}
+{{- if and $values.ingress.enabled (not $values.ingress.host) }}
+{{- fail "ingress.enabled is true: set ingress.host; without a host name the Ingress would take every other host's gRPC calls too" }}
+{{- end }}
+{{- if $values.production }}
+{{- if $values.development.sync }}
+{{- fail "production is true, but development.sync lets code be written into running pods: set it to false" }}
+{{- end }}
+{{- if $values.nats.enabled }}
+{{- fail "production is true, but nats.enabled runs a single NATS on a single volume: set nats.enabled to false and nats.url to a JetStream cluster of three" }}
+{{- end }}
+{{- if $values.postgres.enabled }}
+{{- fail "production is true, but postgres.enabled runs a single PostgreSQL without backups: set postgres.enabled to false and postgres.host to one that is managed" }}
+{{- end }}
+{{- if lt (int $values.nats.replicas) 3 }}
+{{- fail (printf "production is true, but nats.replicas is %v: a stream on one server is away with it; set nats.replicas to 3" $values.nats.replicas) }}
+{{- end }}
+{{- if not (or $values.keys.existingSecret $values.externalSecrets.keys) }}
+{{- fail "production is true, but the chart would make the keys: without a copy elsewhere their loss is for ever; make a secret (docs/operating.md) and set keys.existingSecret, or externalSecrets.keys" }}
+{{- end }}
+{{- if not (has $values.postgres.sslMode (list "require" "verify-ca" "verify-full")) }}
+{{- fail (printf "production is true, but postgres.sslMode is %s, which may send passwords and personal values in the clear: set it to verify-full" $values.postgres.sslMode) }}
+{{- end }}
+{{- if and (has $values.image.tag (list "latest" "main" "edge")) (lt (len $values.image.digests) 6) }}
+{{- fail (printf "production is true, but image.tag is %s, which moves: a pod that restarts could run other code than its neighbours; set a version, or image.digests of all six" $values.image.tag) }}
+{{- end }}
+{{- end }}
+{{- range $service := keys $values.services | sortAlpha }}
+{{- $settings := include "throughline.settings" (dict "root" $ "service" $service) | fromYaml }}
+{{- $spoken := int (add $settings.preStopSeconds $settings.drainSeconds 10) }}
+{{- if lt (int $settings.terminationGracePeriodSeconds) (int (add $spoken 5)) }}
+{{- fail (printf "%s: terminationGracePeriodSeconds is %v, but preStopSeconds, drainSeconds and ten for the writer take %d of them: give at least %d, or calls under way are cut" $service $settings.terminationGracePeriodSeconds $spoken (add $spoken 5)) }}
+{{- end }}
+{{- with $settings.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail (printf "%s: autoscaling.minReplicas is %v and maxReplicas %v: the least cannot be above the most" $service .minReplicas .maxReplicas) }}
+{{- end }}
+{{- if and .enabled (gt (int .lagMessages) 0) (not $values.keda.enabled) }}
+{{- fail (printf "%s: autoscaling.lagMessages is %v, but only KEDA knows the lag: set keda.enabled and keda.prometheusAddress, or lagMessages to 0" $service .lagMessages) }}
+{{- end }}
+{{- if and .enabled (gt (int .lagMessages) 0) (not $values.keda.prometheusAddress) }}
+{{- fail "keda.enabled is true and a service scales by lag: set keda.prometheusAddress to the Prometheus that has the lag" }}
+{{- end }}
+{{- end }}
+{{- range $settings.extraEnv }}
+{{- if eq .name "THROUGHLINE_TEST_ONLY_UNSAFE_DURABILITY" }}
+{{- fail (printf "%s: extraEnv sets %s: with it acknowledged events may be lost; it is for tests on throw-away data" $service .name) }}
+{{- end }}
+{{- if has .name (include "throughline.ownVariables" $ | fromYamlArray) }}
+{{- fail (printf "%s: extraEnv sets %s, which the chart sets from its values: change it there" $service .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "throughline.ownVariables" -}}
+[THROUGHLINE_HOST, THROUGHLINE_PORT, THROUGHLINE_METRICS_HOST, THROUGHLINE_METRICS_PORT, THROUGHLINE_DRAIN_SECONDS,
+ THROUGHLINE_GRACE_SECONDS, THROUGHLINE_LOG_LEVEL, THROUGHLINE_NATS_URL, THROUGHLINE_NATS_CREDENTIALS,
+ THROUGHLINE_NATS_REPLICAS, THROUGHLINE_STREAM_PREFIX, THROUGHLINE_KEY_STORE, THROUGHLINE_KEY_STORE_SCHEMA,
+ PERSISTENCE_MODULE, POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DBNAME, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_SCHEMA,
+ PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, OTEL_EXPORTER_OTLP_ENDPOINT]
+{{- end }}
