@@ -30,6 +30,28 @@ KINDS: Final[dict[tuple[str, str], Any]] = {
         "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"*": dict}}},
         "triggers": [{"type": str, "metricType": str, "metadata": {"*": str}}],
     },
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): {
+        "selector": {"matchLabels": {"*": str}, "matchExpressions": [{"key": str, "operator": str, "values": [str]}]},
+        "endpoints": [
+            {"port": str, "interval": str, "relabelings": [{"sourceLabels": [str], "targetLabel": str}]},
+        ],
+    },
+    ("monitoring.coreos.com/v1", "PodMonitor"): {
+        "selector": {"matchLabels": {"*": str}, "matchExpressions": [{"key": str, "operator": str, "values": [str]}]},
+        "podMetricsEndpoints": [
+            {"port": str, "interval": str, "relabelings": [{"sourceLabels": [str], "targetLabel": str}]},
+        ],
+    },
+    ("monitoring.coreos.com/v1", "PrometheusRule"): {
+        "groups": [
+            {
+                "name": str,
+                "rules": [
+                    {"alert": str, "expr": str, "for": str, "labels": {"*": str}, "annotations": {"*": str}},
+                ],
+            }
+        ],
+    },
     ("external-secrets.io/v1", "ExternalSecret"): {
         "refreshInterval": str,
         "secretStoreRef": {"name": str, "kind": str},

@@ -93,7 +93,7 @@ def port_names(pod: Document) -> set[str]:
 
 def labels(pod: Document) -> Document:
     """Its labels."""
-    return pod["metadata"]["labels"]
+    return pod["metadata"].get("labels", {})
 
 
 def selects(selector: Document, pod: Document) -> bool:

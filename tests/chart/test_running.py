@@ -17,8 +17,9 @@ from throughline_client.suite.suite import Suite
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    """Five services and their bus."""
-    with Suite(tmp_path_factory.mktemp("chart") / "suite") as running:
+    """Five services and their bus, told as in production that callers name their role."""
+    folder = tmp_path_factory.mktemp("chart") / "suite"
+    with Suite(folder, environment={"THROUGHLINE_DEFAULT_ROLE": "none"}) as running:
         yield running
 
 
@@ -28,10 +29,12 @@ def test_helm_test_records_an_interaction_and_reads_the_history_back(suite: Suit
     """The pod's own command line, with this suite's addresses instead of the release's; twice: it may be run again."""
     (pod,) = of_kind(installed("default"), "Pod")
     (container,) = pod["spec"]["containers"]
-    assert {each["name"] for each in container["env"]} == {address_variable(service) for service in SERVICES}
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert told.keys() == {"THROUGHLINE_ROLE", *(address_variable(service) for service in SERVICES)}
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TMPDIR": str(tmp_path),
+        "THROUGHLINE_ROLE": told["THROUGHLINE_ROLE"],
         **{address_variable(service): suite.addresses[service] for service in SERVICES},
     }
     for _ in range(2):

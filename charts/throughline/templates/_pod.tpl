@@ -4,6 +4,7 @@ THROUGHLINE_HOST: "0.0.0.0"
 THROUGHLINE_PORT: "50051"
 THROUGHLINE_METRICS_HOST: "0.0.0.0"
 THROUGHLINE_METRICS_PORT: "9464"
+THROUGHLINE_DEFAULT_ROLE: {{ .Values.auth.defaultRole }}
 THROUGHLINE_LOG_LEVEL: {{ .Values.logLevel }}
 THROUGHLINE_NATS_URL: {{ include "throughline.natsUrl" . | quote }}
 THROUGHLINE_NATS_REPLICAS: {{ .Values.nats.replicas | quote }}

@@ -51,6 +51,9 @@ is refused by values.schema.json.
 {{- else if or $values.externalSecrets.keys $values.externalSecrets.postgres }}
 {{- fail "externalSecrets.keys or externalSecrets.postgres is given, but externalSecrets.enabled is false: nothing would be fetched" }}
 {{- end }}
+{{- if and $values.monitoring.serviceMonitor.enabled $values.monitoring.podMonitor.enabled }}
+{{- fail "monitoring.serviceMonitor and monitoring.podMonitor are both enabled: every pod would be scraped twice, and counted twice; choose one" }}
+{{- end }}
 {{- if and $values.route.enabled (not $values.route.parentRefs) }}
 {{- fail "route.enabled is true: set route.parentRefs to the Gateway that takes the calls, e.g. [{name: public, namespace: gateways}]" }}
 {{- end }}
@@ -58,6 +61,9 @@ is refused by values.schema.json.
 {{- fail "ingress.enabled is true: set ingress.host; without a host name the Ingress would take every other host's gRPC calls too" }}
 {{- end }}
 {{- if $values.production }}
+{{- if eq $values.auth.defaultRole "admin" }}
+{{- fail "production is true, but auth.defaultRole is admin: whoever reaches a service and names no role could do everything; set it to none" }}
+{{- end }}
 {{- if $values.development.sync }}
 {{- fail "production is true, but development.sync lets code be written into running pods: set it to false" }}
 {{- end }}
@@ -110,7 +116,7 @@ is refused by values.schema.json.
 
 {{- define "throughline.ownVariables" -}}
 [THROUGHLINE_HOST, THROUGHLINE_PORT, THROUGHLINE_METRICS_HOST, THROUGHLINE_METRICS_PORT, THROUGHLINE_DRAIN_SECONDS,
- THROUGHLINE_GRACE_SECONDS, THROUGHLINE_LOG_LEVEL, THROUGHLINE_NATS_URL, THROUGHLINE_NATS_CREDENTIALS,
+ THROUGHLINE_GRACE_SECONDS, THROUGHLINE_DEFAULT_ROLE, THROUGHLINE_LOG_LEVEL, THROUGHLINE_NATS_URL, THROUGHLINE_NATS_CREDENTIALS,
  THROUGHLINE_NATS_REPLICAS, THROUGHLINE_STREAM_PREFIX, THROUGHLINE_KEY_STORE, THROUGHLINE_KEY_STORE_SCHEMA,
  PERSISTENCE_MODULE, POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DBNAME, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_SCHEMA,
  PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, OTEL_EXPORTER_OTLP_ENDPOINT]

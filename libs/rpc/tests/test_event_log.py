@@ -39,7 +39,8 @@ class Served:
         self.state = CountedState(store)
         self.lags = {"TL_IDENTITY_0": 7}
         self.published = 0
-        progress = Progress(lambda: self.lags, lambda: self.published)
+        self.put_aside = {"TL_IDENTITY_0": 2}
+        progress = Progress(lambda: self.lags, lambda: self.published, lambda: self.put_aside)
         self.servicer = EventLogServicer(store, "testing", 3, self.state, progress)
         self.host = ServiceHost(HostSettings("testing"), [hosted_event_log(self.servicer)])
         self.stub: Any = None
@@ -274,7 +275,7 @@ async def test_a_reader_who_goes_away_leaves_nothing_behind(served: Served) -> N
 
 
 async def test_metrics_tell_where_the_log_stands(served: Served) -> None:
-    """Position, outbox age and lag are read when they are scraped."""
+    """Position, outbox age, lag and what was put aside are read when they are scraped."""
     from prometheus_client import REGISTRY
 
     served.append(b"one", b"two")
@@ -283,6 +284,8 @@ async def test_metrics_tell_where_the_log_stands(served: Served) -> None:
         REGISTRY.get_sample_value, "throughline_consumer_lag_messages", {"stream": "TL_IDENTITY_0"}
     )
     assert lag == 7
+    aside = await asyncio.to_thread(REGISTRY.get_sample_value, "throughline_poison_events", {"stream": "TL_IDENTITY_0"})
+    assert aside == 2
     age = await asyncio.to_thread(REGISTRY.get_sample_value, "throughline_outbox_age_seconds")
     assert age is not None
     assert age >= 0

@@ -71,22 +71,30 @@ class ConsumerView(Protocol):
     def stream(self) -> str: ...
     @property
     def lag(self) -> int: ...
+    @property
+    def poisoned(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where the bus stands as seen from this service.
 
-    `lags` gives the messages not taken yet by stream; `published` the position up to which the log is on the bus.
+    `lags` gives the messages not taken yet by stream; `published` the position up to which the log is on the bus;
+    `poisoned` the events that were put aside by stream.
     """
 
     lags: Callable[[], Mapping[str, int]]
     published: Callable[[], int]
+    poisoned: Callable[[], Mapping[str, int]]
 
     @classmethod
     def of(cls, relay: RelayView, consumers: Sequence[ConsumerView] = ()) -> Progress:
         """Of this relay and these consumers."""
-        return cls(lambda: {each.stream: each.lag for each in consumers}, lambda: relay.published_position)
+        return cls(
+            lambda: {each.stream: each.lag for each in consumers},
+            lambda: relay.published_position,
+            lambda: {each.stream: each.poisoned for each in consumers},
+        )
 
 
 def hosted_event_log(servicer: EventLogServicer) -> Hosted[EventLogServicer]:
@@ -126,6 +134,7 @@ class EventLogServicer(eventlog_pb2_grpc.EventLogServiceServicer):
         metrics.OUTBOX_AGE.set_function(lambda: self._measured(lambda: self._outbox_age(progress.published())) / 1e6)
         for stream in progress.lags():
             metrics.CONSUMER_LAG.labels(stream).set_function(lambda stream=stream: progress.lags().get(stream, 0))
+            metrics.POISON.labels(stream).set_function(lambda stream=stream: progress.poisoned().get(stream, 0))
             metrics.CONSUMER_POSITION.labels(stream).set_function(
                 lambda stream=stream: self._measured(lambda: self._inbox_position(stream))
             )

@@ -40,8 +40,8 @@ HANDLER_SECONDS: Final = Histogram(
     ["stream"],
     buckets=_FAST,
 )
-POISON: Final = Counter(
-    "throughline_poison_events", "Events that no attempt could handle; they wait in quarantine.", ["stream"]
+POISON: Final = Gauge(
+    "throughline_poison_events", "Events of a stream that no attempt could handle, and that wait put aside.", ["stream"]
 )
 RPC_SECONDS: Final = Histogram(
     "throughline_rpc_seconds", "Duration of calls, by method and status.", ["method", "code"], buckets=_FAST

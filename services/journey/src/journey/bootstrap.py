@@ -111,16 +111,15 @@ def build(settings: Settings) -> Journey:
         )
     )
     sweeper = Sweeper(writer, Sweep(records), servicer.tell_again, settings.sweep_seconds)
-    progress = Progress(
-        lambda: {consumer.stream: consumer.lag for consumer in consumers}, lambda: relay.published_position
-    )
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
     access = AccessLog.beside(
         settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
-    log_service = EventLogServicer(store, SERVICE, partition, LiveState(store, writer, records, queries), progress)
+    log_service = EventLogServicer(
+        store, SERVICE, partition, LiveState(store, writer, records, queries), Progress.of(relay, consumers)
+    )
 
     async def close_readers() -> None:
         await asyncio.to_thread(quick.shutdown)
@@ -139,7 +138,13 @@ def build(settings: Settings) -> Journey:
             Background("sweeper", sweeper.run, sweeper.health, needed_to_serve=False),
             *proofs.background,
         ],
-        checks=[HealthCheck("writer", writer.health)],
+        checks=[
+            HealthCheck("writer", writer.health),
+            *(
+                HealthCheck(f"poison {consumer.stream}", consumer.degraded, needed_to_serve=False)
+                for consumer in consumers
+            ),
+        ],
         on_stop=[bells.attach(store), writer.close, proofs.close, close_readers, connection.close, store.close],
         access=access,
     )

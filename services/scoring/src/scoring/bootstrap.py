@@ -78,16 +78,13 @@ def build(settings: Settings) -> Scoring:
             ("journey", JourneyIntake(book)),
         )
     )
-    progress = Progress(
-        lambda: {consumer.stream: consumer.lag for consumer in consumers}, lambda: relay.published_position
-    )
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
     access = AccessLog.beside(
         settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
-    log_service = EventLogServicer(store, SERVICE, partition, LiveState(store), progress)
+    log_service = EventLogServicer(store, SERVICE, partition, LiveState(store), Progress.of(relay, consumers))
     host = ServiceHost(
         settings.host,
         [hosted(servicer), hosted_event_log(log_service), proofs.hosted],
@@ -100,7 +97,13 @@ def build(settings: Settings) -> Scoring:
             ),
             *proofs.background,
         ],
-        checks=[HealthCheck("writer", writer.health)],
+        checks=[
+            HealthCheck("writer", writer.health),
+            *(
+                HealthCheck(f"poison {consumer.stream}", consumer.degraded, needed_to_serve=False)
+                for consumer in consumers
+            ),
+        ],
         on_stop=[writer.close, proofs.close, connection.close, store.close],
         access=access,
     )
