@@ -57,11 +57,13 @@ def visit(number: int, mail: str) -> interaction_pb2.Interaction:
 
 
 async def test_who_read_a_clients_history_is_told_proved_and_kept(line: Line, tmp_path: Path) -> None:
-    """By client over all services, with reads of whole logs; the pack holds, and leaving out one read is caught."""
+    """By client over all services, with reads of whole logs, whatever was killed; a pack without one is caught."""
     annas, bens = await line.record([visit(1, ANNA), visit(2, BEN)])
     await line.settled()
     anna, ben = await client_of(line, ANNA), await client_of(line, BEN)
     await told(line, "history", anna, "--role", "agent", "--purpose", "complaints")
+    line.suite.kill("journey")
+    line.suite.restart("journey")
     await told(line, "interaction", annas.interaction_id, "--role", "agent")
     await told(line, "interaction", bens.interaction_id, "--role", "agent")
     await told(line, "log", "read", "scoring", "--role", "operator")
