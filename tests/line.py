@@ -100,7 +100,10 @@ class StartSuite(Protocol):
 async def connect(suite: Suite) -> AsyncIterator[Line]:
     """Stubs to a suite that runs."""
     async with AsyncExitStack() as channels:
-        to = {name: await channels.enter_async_context(open_channel(suite.addresses[name])) for name in SERVICES}
+        to = {
+            name: await channels.enter_async_context(open_channel(suite.addresses[name], credentials=suite.credentials))
+            for name in SERVICES
+        }
         yield Line(
             suite,
             ingestion_pb2_grpc.IngestionServiceStub(to["ingestion"]),

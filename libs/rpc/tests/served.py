@@ -142,8 +142,9 @@ def hosted(told: Told) -> list[Hosted[Any]]:
 
 
 def host_of(told: Told, **more: Any) -> ServiceHost:
-    """A host on a free port that looks at its health often."""
-    settings = HostSettings("testing", grace_seconds=more.pop("grace_seconds", 5.0), health_interval_seconds=0.02)
+    """A host on a free port that looks at its health often, with these settings and parts."""
+    own = {name: more.pop(name) for name in HostSettings.__dataclass_fields__ if name in more}
+    settings = HostSettings("testing", **{"grace_seconds": 5.0, "health_interval_seconds": 0.02, **own})
     return ServiceHost(settings, hosted(told), **more)
 
 

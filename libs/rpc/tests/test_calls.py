@@ -231,3 +231,37 @@ async def test_calls_are_counted_by_method_and_status(host: ServiceHost, channel
     await refused(unary(channel, "refuse:absent"))
     await refused(unary(channel, "break"))
     assert (count("OK"), count("NOT_FOUND"), count("INTERNAL")) == tuple(each + 1 for each in before)
+
+
+async def test_a_call_that_takes_too_long_is_ended(told: Told) -> None:
+    """Whatever deadline the caller gave; and what worked for it stops."""
+    host = host_of(told, max_call_seconds=0.05)
+    await host.start()
+    async with open_channel(f"127.0.0.1:{host.port}") as channel:
+        remote = await refused(unary(channel, "wait:"))
+        assert remote.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "no call may take longer than 0.05 s" in remote.message
+        assert told.cancelled == 1
+        assert await unary(channel, "ok")
+    await host.stop()
+
+
+async def test_only_so_many_calls_are_taken_at_once(told: Told) -> None:
+    """Over all connections: what is beyond is turned away at once, to be tried again."""
+    host = host_of(told, max_concurrent_calls=1)
+    await host.start()
+    async with open_channel(f"127.0.0.1:{host.port}") as one, open_channel(f"127.0.0.1:{host.port}") as other:
+        waiting = asyncio.ensure_future(unary(one, "wait:"))
+        await told.waiting.wait()
+        remote = await refused(unary(other, "ok"))
+        assert remote.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        waiting.cancel()
+
+        async def taken() -> bool:
+            try:
+                return bool(await unary(other, "ok"))
+            except grpc.aio.AioRpcError:
+                return False
+
+        await eventually(taken)
+    await host.stop()

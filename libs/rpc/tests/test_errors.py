@@ -144,4 +144,10 @@ def test_the_reasons_given_here_are_in_the_contract() -> None:
         "ROLE_FORBIDS",
         "ROLE_REQUIRED",
         "SOURCE_FORBIDS",
+        "CREDENTIALS_REQUIRED",
+        "TOKEN_INVALID",
+        "TOKEN_EXPIRED",
+        "CERTIFICATE_UNKNOWN",
+        "CERTIFICATE_EXPIRED",
+        "KEYS_UNAVAILABLE",
     } == named - {"UNSPECIFIED"}

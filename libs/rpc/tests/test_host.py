@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import signal
 import socket
 import subprocess
@@ -23,16 +25,20 @@ from throughline.ingestion.v1.ingestion_pb2 import StreamInteractionsRequest
 from throughline.ingestion.v1.ingestion_pb2_grpc import IngestionServiceStub
 from throughline_eventlog import Writer
 from throughline_rpc import (
+    AuthenticationSettings,
     Background,
     HealthCheck,
     HostSettings,
     HostSettingsError,
     PortInUseError,
     ServiceHost,
+    TlsFiles,
+    TokenSettings,
     decode_error,
     open_channel,
 )
-from throughline_testkit import eventually
+from throughline_telemetry import configure_logging
+from throughline_testkit import Authority, Mounted, eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -402,3 +408,32 @@ def test_a_process_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> Non
     lines = ended.stderr.splitlines()
     assert len(lines) == 1
     assert f"port {port} on 127.0.0.1 is in use" in lines[0].decode()
+
+
+async def test_a_service_says_where_it_listens_and_what_of_that_is_unsafe(told: Told, tmp_path: Path) -> None:
+    """On loopback nothing is; wider, what lacks, each with its remedy."""
+    authority = Authority()
+    mounted = Mounted(tmp_path).put(authority.issue("server"), authority)
+    tls = TlsFiles(mounted.certificate, mounted.key)
+    tokens = TokenSettings("https://login.shop.eu", "throughline", jwks="https://login.shop.eu/keys")
+    authentication = AuthenticationSettings(tokens)
+
+    async def said(**settings: Any) -> tuple[bool, list[str]]:
+        lines = io.BytesIO()
+        configure_logging("testing", stream=lines)  # type: ignore[arg-type]
+        host = host_of(told, **settings)
+        await host.start()
+        await host.stop()
+        logged = [json.loads(line) for line in lines.getvalue().splitlines()]
+        (listening,) = (line for line in logged if line["event"] == "listening")
+        return listening["loopback_only"], [line["remedy"] for line in logged if line["event"] == "unsafe"]
+
+    assert await said() == (True, [])
+    local, remedies = await said(host="0.0.0.0", metrics_host="0.0.0.0")  # noqa: S104 -- what is looked at
+    assert not local
+    assert ["THROUGHLINE_TLS_CERT_FILE" in remedies[0], "THROUGHLINE_AUTH" in remedies[1]] == [True, True]
+    assert [len((await said(host="::", **more))[1]) for more in ({"tls": tls}, {"authentication": authentication})] == [
+        1,
+        1,
+    ]
+    assert await said(host="::", tls=tls, authentication=authentication) == (False, [])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 
@@ -23,9 +25,10 @@ async def start(
     nats_server.start()
     started: list[World] = []
 
-    async def starting(*, publish: bool = True) -> World:
+    async def starting(*, publish: bool = True, **more: Any) -> World:
         bus = BusSettings(nats_server.url, prefix=stream_prefix)
-        world = await World.start(settings_for(tmp_path, store_settings("ingestion"), bus), publish=publish)
+        settings = replace(settings_for(tmp_path, store_settings("ingestion"), bus), **more)
+        world = await World.start(settings, publish=publish)
         started.append(world)
         return world
 

@@ -135,8 +135,8 @@ class World:
 
 
 class StartIngestion(Protocol):
-    """Starts the test's ingestion, or the same one once more."""
+    """Starts the test's ingestion, or the same one once more; with other settings where some are given."""
 
-    def __call__(self, *, publish: bool = True) -> Awaitable[World]:
+    def __call__(self, *, publish: bool = True, **more: Any) -> Awaitable[World]:
         """With or without a bus."""
         ...

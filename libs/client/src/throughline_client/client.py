@@ -33,7 +33,7 @@ from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
 from throughline_kernel import ALWAYS, Interval
-from throughline_rpc import EVERYBODY, Caller, RemoteRefusal, open_channel
+from throughline_rpc import EVERYBODY, Caller, CallerCredentials, RemoteRefusal, open_channel
 
 # Served by each of them beside its own.
 _BY_ALL: Sequence[ServiceDescriptor] = (
@@ -58,9 +58,9 @@ _LOOK_AGAIN = 0.1
 class Throughline:
     """Talks to the five services; use it in an `async with`, or close it.
 
-    Addresses are found as `Endpoints.find` says. Channels open on first use, so that a client for one service needs
-    one address. It calls as `caller` says: under a name, in a role, and for a purpose; clients' consents to that are
-    heeded.
+    Addresses and credentials are found as `Endpoints.find` says. Channels open on first use, so that a client for one
+    service needs one address. It calls as `caller` says: under a name, in a role, and for a purpose; clients' consents
+    to that are heeded.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Throughline:
         data: Path | str | None = None,
         endpoints: Endpoints | None = None,
         caller: Caller | None = None,
+        credentials: CallerCredentials | None = None,
     ) -> None:
-        self.endpoints = endpoints or Endpoints.find(addresses, data)
+        self.endpoints = endpoints or Endpoints.find(addresses, data, credentials=credentials)
         self._metadata = (caller or Caller()).metadata()
         self._channels: dict[str, grpc.aio.Channel] = {}
 
@@ -90,11 +91,16 @@ class Throughline:
             await channel.close()
 
     def channel(self, service: str) -> grpc.aio.Channel:
-        """The channel to a service, opened on first use. Raises: EndpointError."""
+        """The channel to a service, opened on first use. Raises: EndpointError, TlsError."""
         channel = self._channels.get(service)
         if channel is None:
             services = [_DESCRIPTORS[service], *_BY_ALL]
-            channel = open_channel(self.endpoints.address(service), services, metadata=self._metadata)
+            channel = open_channel(
+                self.endpoints.address(service),
+                services,
+                metadata=self._metadata,
+                credentials=self.endpoints.credentials(service),
+            )
             self._channels[service] = channel
         return channel
 

@@ -1,14 +1,18 @@
-"""Where the five services are: given, from the environment, or from a running suite's data folder."""
+"""Where the five services are, and what proves who calls: given, from the environment, or from a running suite's data
+folder.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import orjson
+
+from throughline_rpc import IN_THE_CLEAR, CallerCredentials
 
 SERVICES: Final = ("ingestion", "identity", "journey", "feedback", "scoring")
 RUN_FILE: Final = "run.json"
@@ -77,11 +81,16 @@ def read_run_file(folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The address (`host:port`) of each service that is known."""
+    """The address (`host:port`) of each service that is known, and the credentials that it is called with.
+
+    The `local` ones are those of a suite on this machine's loopback: they are called in the clear.
+    """
 
     addresses: Mapping[str, str]
     folder: Path
     running: bool
+    local: Collection[str] = ()
+    given_credentials: CallerCredentials = IN_THE_CLEAR
 
     @classmethod
     def find(
@@ -89,10 +98,13 @@ class Endpoints:
         addresses: Mapping[str, str] | None = None,
         data: Path | str | None = None,
         env: Mapping[str, str] = os.environ,
+        *,
+        credentials: CallerCredentials | None = None,
     ) -> Endpoints:
         """Takes each address as given, else from THROUGHLINE_<SERVICE>_ADDRESS, else from the data folder's run.json.
 
-        A data folder that is given is stronger than the environment.
+        A data folder that is given is stronger than the environment. Credentials are as given, for whatever service,
+        else those of `CallerCredentials.from_env`, for those that are not on this machine. Raises: TlsError.
         """
         folder = data_folder(data, env)
         run = read_run_file(folder)
@@ -101,7 +113,18 @@ class Endpoints:
         from_env = {name: env.get(address_variable(name), "").strip() for name in SERVICES}
         known = {name: address for name, address in from_env.items() if address}
         found = {**known, **local} if data is not None else {**local, **known}
-        return cls({**found, **(addresses or {})}, folder, running)
+        stronger = {**known, **(addresses or {})} if data is None else (addresses or {})
+        return cls(
+            {**found, **(addresses or {})},
+            folder,
+            running,
+            local.keys() - stronger.keys() if credentials is None else (),
+            CallerCredentials.from_env(env) if credentials is None else credentials,
+        )
+
+    def credentials(self, service: str) -> CallerCredentials:
+        """What one service is called with."""
+        return IN_THE_CLEAR if service in self.local else self.given_credentials
 
     def address(self, service: str) -> str:
         """The address of one service. Raises: EndpointError."""

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,19 +94,51 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
+@dataclass(frozen=True, slots=True)
+class BusTls:
+    """PEM files: the CA that vouches for the bus, and this service's own certificate and key, both or neither."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What the files hold now. Raises: OSError (`ssl.SSLError` is one), naming the file."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+        except OSError as error:
+            raise OSError(f"{self.ca} cannot be used as the CA of the bus: {error.strerror or error}") from error
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key)
+            except OSError as error:
+                both = f"{self.certificate} and {self.key}"
+                raise OSError(f"{both} cannot be used as certificate and key: {error.strerror or error}") from error
+        return context
+
+
 class Connection:
     """A named connection to NATS that is made again for as long as it takes.
 
-    `servers` is one address or several, with commas. Use it as an async context manager, or `start` and `close`.
+    `servers` is one address or several, with commas. Use it as an async context manager, or `start` and `close`. With
+    `tls` every connection, made for the first time or again, reads its files.
     """
 
-    def __init__(self, servers: str | Sequence[str], *, name: str, credentials: Path | None = None) -> None:
+    def __init__(
+        self,
+        servers: str | Sequence[str],
+        *,
+        name: str,
+        credentials: Path | None = None,
+        tls: BusTls | None = None,
+    ) -> None:
         given = servers.split(",") if isinstance(servers, str) else servers
         self.servers = [server.strip() for server in given if server.strip()]
         self.name = name
         self.generation = 0
         self.last_error = ""
         self._credentials = credentials
+        self._tls = tls
         self._client: Client | None = None
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
@@ -280,6 +313,10 @@ class Connection:
         options: dict[str, Any] = {"reconnect_time_wait": RECONNECT_SECONDS}
         if self._credentials is not None:
             options["user_credentials"] = str(self._credentials)
+        if self._tls is not None:
+            # The client would make connections again with the certificates of the first: `_keep` makes them, with a
+            # client each time.
+            options |= {"tls": self._tls.context(), "allow_reconnect": False}
         await client.connect(
             servers=self.servers,
             name=self.name,

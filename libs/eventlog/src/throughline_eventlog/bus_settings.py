@@ -8,28 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from throughline_eventlog.bus import Connection
+from throughline_eventlog.bus import BusTls, Connection
 from throughline_eventlog.errors import SettingsError
 from throughline_eventlog.streams import stream_name
 
 NATS_URL: Final = "THROUGHLINE_NATS_URL"
 NATS_CREDENTIALS: Final = "THROUGHLINE_NATS_CREDENTIALS"
+NATS_CA: Final = "THROUGHLINE_NATS_CA_FILE"
+NATS_CERTIFICATE: Final = "THROUGHLINE_NATS_CERT_FILE"
+NATS_KEY: Final = "THROUGHLINE_NATS_KEY_FILE"
 NATS_REPLICAS: Final = "THROUGHLINE_NATS_REPLICAS"
 STREAM_PREFIX: Final = "THROUGHLINE_STREAM_PREFIX"
 
 
 @dataclass(frozen=True, slots=True)
 class BusSettings:
-    """Addresses of NATS (several with commas), its credentials file, replicas of each stream, prefix of their names."""
+    """Addresses of NATS (several with commas), its credentials file and certificates, replicas of each stream, prefix
+    of their names.
+    """
 
     servers: str = "nats://127.0.0.1:4222"
     credentials: Path | None = None
+    tls: BusTls | None = None
     replicas: int = 1
     prefix: str = "TL"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Reads THROUGHLINE_NATS_URL, _NATS_CREDENTIALS, _NATS_REPLICAS and THROUGHLINE_STREAM_PREFIX.
+        """Reads THROUGHLINE_NATS_URL, _NATS_CREDENTIALS, _NATS_CA_FILE, _NATS_CERT_FILE, _NATS_KEY_FILE, _NATS_REPLICAS
+        and THROUGHLINE_STREAM_PREFIX.
 
         Raises SettingsError, which names the setting and what to do.
         """
@@ -45,6 +52,7 @@ class BusSettings:
         return cls(
             servers=given.get(NATS_URL, "").strip() or defaults.servers,
             credentials=Path(credentials) if credentials else None,
+            tls=_tls(given),
             replicas=int(replicas),
             prefix=prefix,
         )
@@ -55,4 +63,22 @@ class BusSettings:
 
     def connect(self, name: str) -> Connection:
         """A connection, not started yet, that says its name to the bus."""
-        return Connection(self.servers, name=name, credentials=self.credentials)
+        return Connection(self.servers, name=name, credentials=self.credentials, tls=self.tls)
+
+
+def _tls(env: Mapping[str, str]) -> BusTls | None:
+    ca, certificate, key = (
+        Path(text) if (text := env.get(name, "").strip()) else None for name in (NATS_CA, NATS_CERTIFICATE, NATS_KEY)
+    )
+    if (certificate is None) != (key is None):
+        raise SettingsError(f"{NATS_CERTIFICATE} and {NATS_KEY} belong together: set both or neither")
+    if ca is None:
+        if certificate is not None:
+            raise SettingsError(f"{NATS_CERTIFICATE} is set without {NATS_CA}: name the CA that vouches for the bus")
+        return None
+    tls = BusTls(ca, certificate, key)
+    try:
+        tls.context()
+    except OSError as error:
+        raise SettingsError(f"{error}; see {NATS_CA}, {NATS_CERTIFICATE} and {NATS_KEY}") from error
+    return tls

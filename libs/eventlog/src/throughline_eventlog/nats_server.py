@@ -64,6 +64,8 @@ class NatsServer:
     host: str = "127.0.0.1"
     name: str = "throughline"
     sync_always: bool = True
+    more: str = ""
+    """Lines for the end of its configuration."""
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
@@ -159,6 +161,7 @@ class NatsServer:
             f"max_payload: {MAX_PAYLOAD}\n"
             f"max_pending: {4 * MAX_PAYLOAD}\n"
             f"jetstream {{\n  store_dir: {json.dumps(str(store))}\n  sync_interval: {sync}\n}}\n"
+            f"{self.more}"
         )
 
     def _wait_ready(self, begin: int, deadline: float) -> None:

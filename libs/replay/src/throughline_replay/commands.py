@@ -15,7 +15,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from throughline_client.commands.running import as_of_option, caller_options
+from throughline_client.commands.running import as_of_option, caller_options, find_endpoints
 from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
 from throughline_kernel import is_hex_id
@@ -134,7 +134,9 @@ class _Logs:
         """What folding one service's log needs."""
         kept = self._endpoints.folder / "replay" / f"{service}.state"
         address = self._endpoints.address(service)
-        return Folding(service, address, position, kept, self._files.get(service), as_of, key, self._caller.metadata())
+        file, said = self._files.get(service), self._caller.metadata()
+        credentials = self._endpoints.credentials(service)
+        return Folding(service, address, position, kept, file, as_of, key, said, credentials)
 
     def canonical(self, client_id: str) -> str:
         """The id that the state is kept under: an alias leads there."""
@@ -145,9 +147,11 @@ class _Logs:
 def _logs(data: Path | None, from_files: bool, caller: Caller) -> Generator[_Logs]:
     with ExitStack() as open_things:
         try:
-            endpoints = Endpoints.find(data=data)
+            endpoints = find_endpoints(data=data)
             services = {
-                service: open_things.enter_context(ServiceLog(service, endpoints.address(service), caller.metadata()))
+                service: open_things.enter_context(
+                    ServiceLog(service, endpoints.address(service), caller.metadata(), endpoints.credentials(service))
+                )
                 for service in SERVICES
             }
             files = {service: _file(endpoints.folder, service) for service in SERVICES} if from_files else {}

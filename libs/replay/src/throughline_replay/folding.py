@@ -20,6 +20,7 @@ from throughline_replay.deriving import Progress, StoreAwayError
 from throughline_replay.parallel import each_apart
 from throughline_replay.replaying import Replayed, code_of, make_folds
 from throughline_replay.sources import EventSource, ServiceLog, StoredLog
+from throughline_rpc import IN_THE_CLEAR, CallerCredentials
 
 KEEP_SECONDS: Final = 30.0
 """How often the state of a fold is kept, at most."""
@@ -35,7 +36,8 @@ class Folding:
 
     The events come from the service at the address, or from a file. `as_of`: an instant in microseconds since epoch (0:
     now) of which there is no live state to compare with. `key`: only aggregates whose key ends in it are compared.
-    `kept` is where the state is kept in case of an interruption. `metadata`: who asks, as every call says it.
+    `kept` is where the state is kept in case of an interruption. `metadata`: who asks, as every call says it, and
+    `credentials`: what the service is called with.
     """
 
     service: str
@@ -46,6 +48,7 @@ class Folding:
     as_of: int = 0
     key: str | None = None
     metadata: Sequence[tuple[str, str]] = ()
+    credentials: CallerCredentials = IN_THE_CLEAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def _counter(progress: Callable[[int, int], None], index: int) -> Progress:
 def fold(asked: Folding, progress: Progress) -> Comparison | Folded | None:
     """Folds one log and compares. Raises: StoreAwayError where the service is away; UnavailableError of a store."""
     with (
-        ServiceLog(asked.service, asked.address, asked.metadata) as live,
+        ServiceLog(asked.service, asked.address, asked.metadata, asked.credentials) as live,
         _source(asked, live) as source,
         _told_by(asked.service),
     ):

@@ -13,6 +13,7 @@ from throughline.eventlog.v1 import eventlog_pb2
 from throughline.identity.v1 import identity_pb2
 from throughline_eventlog import Codec, LoggedRow, Store
 from throughline_kernel import Recorded
+from throughline_rpc import IN_THE_CLEAR, CallerCredentials, open_blocking_channel
 
 PAGE = 1000
 
@@ -69,10 +70,17 @@ class ServiceLog:
     `metadata`: who asks, as every call says it.
     """
 
-    def __init__(self, service: str, address: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        service: str,
+        address: str,
+        metadata: Sequence[tuple[str, str]] = (),
+        credentials: CallerCredentials = IN_THE_CLEAR,
+    ) -> None:
         self._codec = Codec(service)
-        self._metadata = tuple(metadata)
-        self._channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", 64 * 1024 * 1024)])
+        self._channel = open_blocking_channel(
+            address, max_message_bytes=64 * 1024 * 1024, metadata=metadata, credentials=credentials
+        )
         # The generated stubs are typed for asyncio; a fold is a plain loop, so its calls are made plainly.
         path = "/throughline.eventlog.v1.EventLogService/"
         self._read = self._channel.unary_stream(
@@ -116,7 +124,7 @@ class ServiceLog:
     def canonical_client(self, client_id: str) -> str:
         """The id that an alias leads to; asks the identity service, so only its log can answer."""
         answer: identity_pb2.ResolveClientResponse = self._resolve(
-            identity_pb2.ResolveClientRequest(client_id=client_id), metadata=self._metadata
+            identity_pb2.ResolveClientRequest(client_id=client_id)
         )
         return answer.client_id
 
@@ -133,7 +141,7 @@ class ServiceLog:
         request = eventlog_pb2.ReadEventsRequest(
             after=after, until=until, as_of=as_of, client_id=client_id, interaction_ids=interaction_ids
         )
-        for page in self._read(request, metadata=self._metadata):
+        for page in self._read(request):
             yield from self._codec.decode(
                 LoggedRow(event.position, event.stream_id, event.version, event.type, event.envelope)
                 for event in page.events
@@ -141,7 +149,7 @@ class ServiceLog:
 
     def checkpoint(self, *, digest: bool = False) -> Checkpoint:
         """See LiveState. Raises grpc.RpcError where the service is away."""
-        answer = self._checkpoint(eventlog_pb2.GetCheckpointRequest(digest=digest), metadata=self._metadata)
+        answer = self._checkpoint(eventlog_pb2.GetCheckpointRequest(digest=digest))
         return Checkpoint(answer.position, answer.recorded_at, answer.events, answer.digest)
 
     def state_digests(self) -> tuple[int, dict[str, bytes]]:
@@ -151,9 +159,7 @@ class ServiceLog:
             position: int | None = None
             token = ""
             while True:
-                page = self._digests(
-                    eventlog_pb2.ListStateDigestsRequest(page_size=PAGE, page_token=token), metadata=self._metadata
-                )
+                page = self._digests(eventlog_pb2.ListStateDigestsRequest(page_size=PAGE, page_token=token))
                 if position is not None and page.position != position:
                     break
                 position = page.position
@@ -166,7 +172,7 @@ class ServiceLog:
     def state(self, key: str) -> tuple[int, bytes]:
         """See LiveState. Raises grpc.RpcError where the service is away."""
         try:
-            answer = self._state(eventlog_pb2.GetStateRequest(key=key), metadata=self._metadata)
+            answer = self._state(eventlog_pb2.GetStateRequest(key=key))
         except grpc.RpcError as error:
             if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.NOT_FOUND:
                 return self.checkpoint().position, b""

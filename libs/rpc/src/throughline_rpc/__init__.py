@@ -6,10 +6,31 @@ What only a server needs is imported when it is first asked for: a caller starts
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from throughline_rpc.callers import EVERYBODY, PURPOSE_KEY, ROLES, Authenticator, Caller, Identity, Trusting, purpose_of
-from throughline_rpc.channels import channel_options, open_channel
+from throughline_rpc.callers import (
+    EVERYBODY,
+    PURPOSE_KEY,
+    ROLES,
+    Authenticator,
+    Caller,
+    Identity,
+    Trusting,
+    check_own_sources,
+    purpose_of,
+)
+from throughline_rpc.channels import IN_THE_CLEAR, channel_options, open_blocking_channel, open_channel
 from throughline_rpc.errors import RemoteRefusal, decode_error, status_of
-from throughline_rpc.settings import MAX_MESSAGE_BYTES, HostSettings, HostSettingsError, PortInUseError
+from throughline_rpc.settings import (
+    MAX_MESSAGE_BYTES,
+    AuthenticationSettings,
+    CallerCredentials,
+    HostSettings,
+    HostSettingsError,
+    PortInUseError,
+    TlsError,
+    TlsFiles,
+    TokenError,
+    TokenSettings,
+)
 
 if TYPE_CHECKING:
     from throughline_rpc.access_log import AccessLog, access_log_of
@@ -20,6 +41,7 @@ if TYPE_CHECKING:
     from throughline_rpc.permissions import AccessUnstatedError
     from throughline_rpc.proofs import Proofs, ProofSettings
     from throughline_rpc.sweeper import Sweeper
+    from throughline_rpc.watching import Watched
 
 _SERVER_SIDE = {
     "AccessLog": "access_log",
@@ -36,20 +58,24 @@ _SERVER_SIDE = {
     "State": "event_log",
     "Sweeper": "sweeper",
     "access_log_of": "access_log",
+    "Watched": "watching",
     "hosted_event_log": "event_log",
     "serve": "host",
 }
 
 __all__ = [
     "EVERYBODY",
+    "IN_THE_CLEAR",
     "MAX_MESSAGE_BYTES",
     "PURPOSE_KEY",
     "ROLES",
     "AccessLog",
     "AccessUnstatedError",
+    "AuthenticationSettings",
     "Authenticator",
     "Background",
     "Caller",
+    "CallerCredentials",
     "EventLogServicer",
     "HealthCheck",
     "HostSettings",
@@ -65,11 +91,18 @@ __all__ = [
     "ServiceHost",
     "State",
     "Sweeper",
+    "TlsError",
+    "TlsFiles",
+    "TokenError",
+    "TokenSettings",
     "Trusting",
+    "Watched",
     "access_log_of",
     "channel_options",
+    "check_own_sources",
     "decode_error",
     "hosted_event_log",
+    "open_blocking_channel",
     "open_channel",
     "purpose_of",
     "serve",

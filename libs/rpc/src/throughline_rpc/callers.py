@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -98,6 +99,31 @@ class Identity:
                 {"field": f"metadata[{ROLE_KEY}]", "role": role, "roles": own},
             )
         return replace(self, roles=frozenset({role}))
+
+    def check_sources(self, sources: Iterable[str]) -> None:
+        """Raises: ForbiddenError (SOURCE_FORBIDS) where one is not the caller's."""
+        if self.sources is None:
+            return
+        for source in sources:
+            if source not in self.sources:
+                own = ", ".join(sorted(self.sources)) or "none"
+                raise ForbiddenError(
+                    "SOURCE_FORBIDS",
+                    f"the caller may not report for source {source!r}, only for: {own}",
+                    {"source": source, "bound": own},
+                )
+
+
+ACTING: Final[ContextVar[Identity]] = ContextVar("acting")
+"""Who calls, within a call that was let through."""
+
+
+def check_own_sources(sources: Iterable[str]) -> None:
+    """For a servicer that reads its requests itself: holds the caller of this call to their own sources.
+
+    Raises: ForbiddenError (SOURCE_FORBIDS).
+    """
+    ACTING.get().check_sources(sources)
 
 
 class Authenticator(Protocol):

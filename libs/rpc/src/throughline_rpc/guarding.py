@@ -17,7 +17,7 @@ from throughline.access.v1 import options_pb2
 from throughline.accesslog.v1.events_pb2 import AccessRecorded
 from throughline_kernel import ForbiddenError
 from throughline_rpc.access_log import AccessLog
-from throughline_rpc.callers import EVERYBODY, Authenticator, Caller, Identity
+from throughline_rpc.callers import ACTING, EVERYBODY, Authenticator, Caller, Identity
 from throughline_rpc.permissions import Permission, values_at
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -165,6 +165,7 @@ class _Guard:
         except ForbiddenError as refusal:
             await self._record(_Admitted(identity, said, peer), asked, refused=refusal.reason)
             raise
+        ACTING.set(acting)
         return _Admitted(acting, said, peer)
 
     def _ids(self, message: Message, paths: Iterable[tuple[str, ...]]) -> dict[str, None]:

@@ -22,12 +22,14 @@ from grpc_reflection.v1alpha import reflection
 from throughline_eventlog import SettingsError, collecting_seldom
 from throughline_kernel import Refusal
 from throughline_rpc.access_log import AccessLog
+from throughline_rpc.authentication import Authentication
 from throughline_rpc.callers import Authenticator, Trusting
 from throughline_rpc.guarding import AccessInterceptor
 from throughline_rpc.hosted import Background, HealthCheck, Hosted
 from throughline_rpc.interceptor import RefusalInterceptor
 from throughline_rpc.permissions import AccessUnstatedError, permissions_of
-from throughline_rpc.settings import HostSettings, HostSettingsError, PortInUseError
+from throughline_rpc.settings import HostSettings, HostSettingsError, PortInUseError, exposed, is_loopback
+from throughline_rpc.tls import WatchedTls, server_credentials
 from throughline_telemetry import MetricsServer, logger, metrics, start_metrics_server
 
 OVERALL: Final = ""
@@ -46,9 +48,11 @@ class ServiceHost:
 
     `on_stop` is called in order after the last call and the background work ended: give the writer's flush first,
     then what it writes to. Each may be synchronous or not; one that fails is logged and the next is called.
-    Who calls `authenticator` finds out; without one callers are believed (`Trusting`). With an `access` log every read
-    is in it before its answer leaves, and it is served.
-    Raises: AccessUnstatedError for a service with a method of which the contract does not say who may call for it.
+    Who calls `authenticator` finds out; without one what the settings say, and where they say nothing callers are
+    believed (`Trusting`). With an `access` log every read is in it before its answer leaves, and it is served.
+
+    Raises: AccessUnstatedError for a service with a method of which the contract does not say who may call for it;
+    HostSettingsError for keys or callers' names that cannot be used.
     """
 
     def __init__(
@@ -66,24 +70,34 @@ class ServiceHost:
         self.settings = settings
         self.port = 0
         self.metrics_port: int | None = None
+        self.health_port: int | None = None
         self._services = services if access is None else [*services, *access.hosted]
         self._on_stop = on_stop if access is None else [*on_stop, access.close]
         self._log = logger()
-        self._interceptor = RefusalInterceptor(settings.service, batch_methods)
+        self._interceptor = RefusalInterceptor(settings.service, batch_methods, settings.max_call_seconds)
+        authentication = None if settings.authentication is None else Authentication(settings.authentication)
         self._access = AccessInterceptor(
             permissions_of(hosted.name for hosted in self._services),
-            authenticator or Trusting(settings.default_role),
+            authenticator or authentication or Trusting(settings.default_role),
             access,
         )
         self._supervised = [_Supervised(each) for each in (*background, *(() if access is None else access.background))]
+        self._tls: WatchedTls | None = None
         self._checks = [
             *checks,
             *([] if access is None else [HealthCheck("access log", access.health)]),
+            # Whoever is known already stays so, and others prove themselves by what was there before.
+            *(
+                []
+                if authentication is None
+                else [HealthCheck("authentication", authentication.health, needed_to_serve=False)]
+            ),
             *(HealthCheck(each.work.name, each.health, each.work.needed_to_serve) for each in self._supervised),
         ]
         self._reasons: dict[str, str] = {}
         self._health: health_aio.HealthServicer | None = None
         self._server: grpc.aio.Server | None = None
+        self._health_server: grpc.aio.Server | None = None
         self._metrics: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop_asked = asyncio.Event()
@@ -92,10 +106,11 @@ class ServiceHost:
     async def start(self) -> int:
         """Listens and starts the background work; answers the port.
 
-        Raises: PortInUseError, OSError for an address that is not ours. What `on_stop` names is closed before it
-        raises.
+        Raises: PortInUseError, OSError for an address that is not ours, TlsError for certificates that cannot be used.
+        What `on_stop` names is closed before it raises.
         """
         try:
+            self._read_certificates()
             self._start_metrics()
             await self._start_server()
         except BaseException:
@@ -103,7 +118,7 @@ class ServiceHost:
             raise
         self._tasks = [asyncio.create_task(each.run(), name=each.work.name) for each in self._supervised]
         self._tasks.append(asyncio.create_task(self._watch_health(), name="health"))
-        self._log.info("listening", host=self.settings.host, port=self.port, metrics_port=self.metrics_port)
+        self._tell_where()
         return self.port
 
     async def stop(self) -> None:
@@ -120,6 +135,8 @@ class ServiceHost:
         self._interceptor.stop_streams()
         if self._server is not None:
             await self._server.stop(self.settings.grace_seconds)
+        if self._health_server is not None:
+            await self._health_server.stop(None)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -160,6 +177,28 @@ class ServiceHost:
         """What is wrong now, by check; empty where all is well."""
         return dict(self._reasons)
 
+    def _tell_where(self) -> None:
+        """Says where it listens, and what of that is unsafe: whoever reads the first lines must not have to guess."""
+        settings = self.settings
+        self._log.info(
+            "listening",
+            host=settings.host,
+            port=self.port,
+            health_port=self.health_port,
+            metrics_port=self.metrics_port,
+            loopback_only=is_loopback(settings.host) and is_loopback(settings.metrics_host),
+            tls=self._tls is not None,
+            authentication=settings.authentication is not None,
+        )
+        for what, remedy in exposed(settings):
+            self._log.warning("unsafe", host=settings.host, what=what, remedy=remedy)
+
+    def _read_certificates(self) -> None:
+        if self.settings.tls is not None:
+            self._tls = WatchedTls(self.settings.tls)
+            # Callers that are connected stay so; those to come are turned away until somebody renews the files.
+            self._checks.append(HealthCheck("certificates", self._tls.health, needed_to_serve=False))
+
     def _start_metrics(self) -> None:
         port = self.settings.metrics_port
         if port is None:
@@ -176,6 +215,7 @@ class ServiceHost:
         settings = self.settings
         server = grpc.aio.server(
             interceptors=[self._interceptor, self._access],
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -196,17 +236,35 @@ class ServiceHost:
         reflection.enable_server_reflection(
             [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
         )
-        _check_address(settings.host, settings.port)
-        try:
-            self.port = server.add_insecure_port(_address(settings.host, settings.port))
-        except RuntimeError as error:  # taken between the look and the binding
-            raise PortInUseError(settings.host, settings.port, "THROUGHLINE_PORT") from error
+        self.port = self._listen(server, settings.port, "PORT", self._tls)
         for name in (OVERALL, *names):
             await self._health.set(name, _NOT_SERVING)
         await self._health.set(LIVENESS, _SERVING)
+        if settings.health_port is not None:
+            # Health alone, in the clear, for probes that cannot speak TLS: Kubernetes' own cannot.
+            probed = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, probed)
+            self.health_port = self._listen(probed, settings.health_port, "HEALTH_PORT")
+            await probed.start()
+            self._health_server = probed
         await server.start()
         self._server = server
         await self._check_health()
+
+    def _listen(self, server: grpc.aio.Server, port: int, setting: str, tls: WatchedTls | None = None) -> int:
+        """Raises: PortInUseError, OSError."""
+        settings = self.settings
+        _check_address(settings.host, port, setting)
+        address = _address(settings.host, port)
+        try:
+            if tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(
+                address,
+                server_credentials(tls, require_client_certificates=settings.require_client_certificates),
+            )
+        except RuntimeError as error:  # taken between the look and the binding
+            raise PortInUseError(settings.host, port, f"THROUGHLINE_{setting}") from error
 
     async def _watch_health(self) -> None:
         while True:
@@ -328,7 +386,7 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _check_address(host: str, port: int) -> None:
+def _check_address(host: str, port: int, setting: str) -> None:
     """gRPC says only that it could not bind; this says why. Raises: PortInUseError, OSError."""
     if not port:
         return
@@ -340,7 +398,7 @@ def _check_address(host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortInUseError(host, port, "THROUGHLINE_PORT") from error
+                raise PortInUseError(host, port, f"THROUGHLINE_{setting}") from error
             raise OSError(
                 error.errno, f"cannot listen on {host}:{port}: {error.strerror}; set THROUGHLINE_HOST"
             ) from error

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from throughline_kernel import InvalidError, Refusal, UnavailableError
 from throughline_rpc.errors import status_of, trailers_of, unexpected_status
+from throughline_rpc.settings import MAX_CALL_SECONDS
 from throughline_telemetry import (
     attributes,
     batch_span,
@@ -49,13 +50,17 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
     - Methods named in `batch_methods` get one span per call; others only where the caller sent a sampled traceparent.
     Within the
       call `current_traceparent()` is that of the span, or else of the caller.
+    - A call for one answer that takes longer than `max_call_seconds` is ended.
     - After `stop_streams()` calls that stream answers end with UNAVAILABLE: those that read at once, those that also
     take
       requests when what they took is answered.
     """
 
-    def __init__(self, service: str, batch_methods: Collection[str] = ()) -> None:
+    def __init__(
+        self, service: str, batch_methods: Collection[str] = (), max_call_seconds: float = MAX_CALL_SECONDS
+    ) -> None:
         self._service = service
+        self._max_call_seconds = max_call_seconds
         self._batch_methods = frozenset(batch_methods)
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._stopping = asyncio.Event()
@@ -108,13 +113,27 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             try:
                 given = self._readable_stream(method, request) if streamed else self._readable(method, request)
                 with _traced(method, context, batch=batch):
-                    response = await call(given, context)
+                    response = await self._in_time(call(given, context), context)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- `_end` says all
                 await self._end(method, context, error, begun)
             succeeded.observe(perf_counter() - begun)
             return response
 
         return answer
+
+    async def _in_time(self, call: Awaitable[Any], context: Context) -> Any:
+        """What the call answers. One that takes too long ends with DEADLINE_EXCEEDED, whatever the caller allowed."""
+        bound = asyncio.timeout(self._max_call_seconds)
+        try:
+            async with bound:
+                return await call
+        except TimeoutError:
+            if not bound.expired():
+                raise
+        return await context.abort(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"no call may take longer than {self._max_call_seconds:g} s here; ask for less at once",
+        )
 
     def _reading_stream(self, method: str, call: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
         """Many answers to one request: ended at once when the service stops, since the caller can read on elsewhere."""

@@ -15,6 +15,11 @@ _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 OFFERS: Final = Counter(
     "throughline_offers", "Interactions offered, by source and what became of them.", ["source", "verdict"]
 )
+OVER_QUOTA: Final = Counter(
+    "throughline_over_quota_events",
+    "Events turned away with their request, by source; they were not offered.",
+    ["source"],
+)
 COMMIT_ITEMS: Final = Histogram(
     "throughline_commit_items", "Calls and chunks that shared one durable commit.", buckets=_SIZES
 )
@@ -54,6 +59,14 @@ HEALTHY: Final = Gauge(
 )
 RESTARTS: Final = Counter(
     "throughline_background_restarts", "Times that a relay or consumer ended by itself.", ["task"]
+)
+
+CERTIFICATE_NOT_AFTER: Final = Gauge(
+    "throughline_certificate_not_after_seconds", "When this process's own certificate ends, in seconds since epoch."
+)
+
+UNAUTHENTICATED: Final = Counter(
+    "throughline_unauthenticated_calls", "Calls of nobody who could be known, by the reason.", ["reason"]
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -10,6 +11,7 @@ from ingestion.adapters.codec import ContractCodec
 from ingestion.adapters.content import ContentMac
 from ingestion.adapters.index import RunIndex
 from ingestion.adapters.personas import Personas
+from ingestion.adapters.quotas import quotas_from
 from ingestion.adapters.reading import ContractReader
 from ingestion.adapters.reading_process import ReadingProcess
 from ingestion.adapters.sealing import VaultSeal
@@ -17,6 +19,7 @@ from ingestion.adapters.tables import TABLES, StoreTables
 from ingestion.application.comparing import LiveState
 from ingestion.application.forgetting import ForgetPersonas
 from ingestion.application.queries import Queries
+from ingestion.application.quotas import Quotas
 from ingestion.application.recording import Recorder, RecordOffers
 from ingestion.application.redriving import Redrive, RedrivePage
 from ingestion.application.registering import Register
@@ -35,7 +38,7 @@ from throughline_rpc import (
     hosted_event_log,
     serve,
 )
-from throughline_telemetry import BatchObserver, configure
+from throughline_telemetry import BatchObserver, configure, metrics
 
 PUBLISHER_OF_FORGETTING: Final = "identity"
 GROUP_EVENTS: Final = 4_000
@@ -58,7 +61,7 @@ class Ingestion:
 def build(settings: Settings) -> Ingestion:
     """Builds everything; nothing listens and nothing is published yet. Must be called where an event loop runs.
 
-    Raises: UnavailableError, SettingsError, NewerLogError.
+    Raises: UnavailableError, SettingsError, HostSettingsError, NewerLogError.
     """
     store = open_store(settings.store, tables=TABLES)
     vault = open_vault(settings.privacy)
@@ -80,6 +83,7 @@ def build(settings: Settings) -> Ingestion:
         redrive=Redrive(writer, RedrivePage(recorder, reader)),
         queries=queries,
         seal=seal,
+        quotas=Quotas(quotas_from(settings.quotas_file, settings.quota), time.monotonic, _over_quota),
     )
     partition = settings.host.partition
     connection = settings.bus.connect(f"{SERVICE}-{partition}")
@@ -126,6 +130,10 @@ def build(settings: Settings) -> Ingestion:
         batch_methods=BATCH_METHODS,
     )
     return Ingestion(store, writer, vault, connection, relay, forgetting, host)
+
+
+def _over_quota(source: str, events: int) -> None:
+    metrics.OVER_QUOTA.labels(source).inc(events)
 
 
 def main() -> int:

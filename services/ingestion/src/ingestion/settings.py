@@ -5,24 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Final
 
-from throughline_eventlog import BusSettings, StoreSettings
+from ingestion.domain.quota import DEFAULT_BURST, UNBOUNDED, Quota
+from throughline_eventlog import BusSettings, SettingsError, StoreSettings
 from throughline_privacy import PrivacySettings
 from throughline_rpc import HostSettings, ProofSettings
 
 SERVICE = "ingestion"
 DEFAULT_PORT = 50051
+QUOTA_EVENTS: Final = "INGESTION_QUOTA_EVENTS"
+QUOTA_BYTES: Final = "INGESTION_QUOTA_BYTES"
+QUOTA_BURST: Final = "INGESTION_QUOTA_BURST_SECONDS"
+QUOTAS_FILE: Final = "INGESTION_QUOTAS_FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set; each part names its own variables."""
+    """Everything that can be set; each part names its own variables.
+
+    INGESTION_QUOTA_EVENTS and INGESTION_QUOTA_BYTES are what each source may offer in a second on the average (0: any
+    amount), INGESTION_QUOTA_BURST_SECONDS how many seconds' worth of it at once; INGESTION_QUOTAS_FILE gives sources
+    their own.
+    """
 
     host: HostSettings
     store: StoreSettings
     bus: BusSettings
     proofs: ProofSettings
     privacy: PrivacySettings
+    quota: Quota = UNBOUNDED
+    quotas_file: Path | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -33,4 +48,21 @@ class Settings:
             bus=BusSettings.from_env(env),
             proofs=ProofSettings.from_env(env),
             privacy=PrivacySettings.from_env(env),
+            quota=Quota(
+                _number(env, QUOTA_EVENTS, 0),
+                _number(env, QUOTA_BYTES, 0),
+                _number(env, QUOTA_BURST, DEFAULT_BURST, 0.1),
+            ),
+            quotas_file=Path(file) if (file := env.get(QUOTAS_FILE, "").strip()) else None,
         )
+
+
+def _number(env: Mapping[str, str], name: str, default: float, least: float = 0) -> float:
+    text = env.get(name, "").strip() or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not least <= number < inf:
+        raise SettingsError(f"{name} is {text!r}; give a number from {least:g}")
+    return number

@@ -17,12 +17,13 @@ from throughline_client.commands.running import (
     REFUSED,
     caller_options,
     connection_options,
+    find_endpoints,
     is_terminal,
     output_option,
     tell,
 )
 from throughline_client.commands.showing import plain, print_json, print_table
-from throughline_client.endpoints import Endpoints, data_folder
+from throughline_client.endpoints import data_folder
 from throughline_client.importer.mapping import load_mapping, shipped_mappings
 from throughline_client.importer.producing import find_files
 from throughline_client.importer.running import ImportOptions, ImportReport, count_only, run_import
@@ -174,7 +175,7 @@ def import_command(
             options = ImportOptions(folder, report_to, only, replace, restart, patience)
 
             async def main() -> ImportReport:
-                async with Throughline(endpoints=Endpoints.find(dict(addresses), data), caller=caller) as client:
+                async with Throughline(endpoints=find_endpoints(addresses, data), caller=caller) as client:
                     return await run_import(client.ingestion, mapping, files, options, bars)
 
             report, examples = asyncio.run(main()), []

@@ -138,6 +138,7 @@ def _print_suite(suite: Suite) -> None:
     ]
     rows.append([BUS, suite.bus.url, "", str(suite.pids[BUS]), str(suite.log_file(BUS))])
     print_table(["part", "address", "metrics", "process", "log"], rows, title="serving")
+    tell("everything listens on loopback only (127.0.0.1), and believes whoever calls from this machine")
     tell("Ctrl-C stops it")
 
 

@@ -7,7 +7,8 @@ import functools
 import getpass
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Concatenate, Final, ParamSpec, TypeVar
@@ -22,7 +23,7 @@ from throughline_client.importer.problems import DataFileError, MappingError
 from throughline_client.importer.times import micros
 from throughline_client.suite import SuiteError
 from throughline_kernel import ALWAYS, SERVICE, Interval, InvalidError
-from throughline_rpc import ROLES, Caller, RemoteRefusal, decode_error
+from throughline_rpc import ROLES, Caller, CallerCredentials, RemoteRefusal, TlsError, TokenError, decode_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +35,7 @@ UNAVAILABLE: Final = 3
 DIFFERENCE: Final = 4
 SUITE_ENDED: Final = 5
 
+_GIVEN_FILE: Final = "throughline_client.given_file"
 CALLER: Final = "THROUGHLINE_CALLER"
 
 EXIT_CODES: Final = """\
@@ -70,7 +72,7 @@ def failure_of(error: Exception) -> Failure | None:
             return failure_of(decode_error(error))
         case EndpointError():
             return Failure(str(error), UNAVAILABLE)
-        case MappingError() | DataFileError():
+        case MappingError() | DataFileError() | TlsError() | TokenError():
             return Failure(str(error), BAD_INPUT)
         case SuiteError():
             return Failure(str(error), UNAVAILABLE)
@@ -190,8 +192,17 @@ def connection_options(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def caller_options(command: Callable[P, T]) -> Callable[..., T]:
-    """Adds --role and --purpose, which with THROUGHLINE_CALLER (the user's name where it is not set) make a Caller."""
+    """Adds --role and --purpose, which with THROUGHLINE_CALLER (the user's name where it is not set) make a Caller, and
+    --token-file for `find_endpoints`.
+    """
 
+    @click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        expose_value=False,
+        callback=_keep_token_file,
+        help="File with the bearer token that proves who calls, read again when it changes (THROUGHLINE_TOKEN_FILE).",
+    )
     @click.option(
         "--role",
         "as_role",
@@ -213,6 +224,17 @@ def caller_options(command: Callable[P, T]) -> Callable[..., T]:
         return command(*args, **kwargs)
 
     return run
+
+
+def _keep_token_file(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
+    ctx.meta[_GIVEN_FILE] = value
+
+
+def find_endpoints(addresses: Iterable[tuple[str, str]] = (), data: Path | None = None) -> Endpoints:
+    """Where the services are, and what they are called with, as the command's options and the environment say."""
+    token_file: Path | None = click.get_current_context().meta.get(_GIVEN_FILE)
+    credentials = replace(CallerCredentials.from_env(), token_file=token_file) if token_file else None
+    return Endpoints.find(dict(addresses), data, credentials=credentials)
 
 
 def _user() -> str:
@@ -280,8 +302,7 @@ def connected(
         data: Path | None, addresses: tuple[tuple[str, str], ...], caller: Caller, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         async def main() -> T:
-            found = Endpoints.find(dict(addresses), data)
-            async with Throughline(endpoints=found, caller=caller) as client:
+            async with Throughline(endpoints=find_endpoints(addresses, data), caller=caller) as client:
                 return await command(client, *args, **kwargs)
 
         return asyncio.run(main())

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2
 
 from throughline_client.endpoints import RUN_FILE, SERVICES, RunFile, read_run_file
 from throughline_eventlog.nats_server import NatsServer, NatsServerError, free_port, tied_to_parent
+from throughline_rpc import IN_THE_CLEAR, CallerCredentials, open_blocking_channel
 
 HOST: Final = "127.0.0.1"
 BUS: Final = "nats"
@@ -70,7 +71,8 @@ class Suite:
     processes are killed when that thread ends, so that a crashed parent leaves nothing behind.
 
     `port_base` is the first of the ports: services in order from there, the bus at +5, metrics from +10; 0 takes free
-    ones. `services` may name fewer than all. `environment` is added to every service's.
+    ones. `services` may name fewer than all. `environment` is added to every service's; `credentials` are what they
+    are called with where that makes them want some.
     """
 
     folder: Path
@@ -78,6 +80,7 @@ class Suite:
     partition: int = 0
     services: Sequence[str] = SERVICES
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    credentials: CallerCredentials = IN_THE_CLEAR
     ready_seconds: float = READY_SECONDS
     addresses: dict[str, str] = field(default_factory=dict[str, str], init=False)
     metrics: dict[str, str] = field(default_factory=dict[str, str], init=False)
@@ -196,7 +199,7 @@ class Suite:
 
     def is_serving(self, name: str) -> bool:
         """Whether a service answers that all of it is SERVING."""
-        with grpc.insecure_channel(self.addresses[name], options=[("grpc.enable_http_proxy", 0)]) as channel:
+        with open_blocking_channel(self.addresses[name], credentials=self.credentials) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
                 request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

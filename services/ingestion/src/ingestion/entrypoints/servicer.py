@@ -13,6 +13,7 @@ import grpc.aio
 from ingestion.application.messages import write_tally, write_traits
 from ingestion.application.ports import Quarantined, Request, RequestRead, RequestReader, Result, Seal, SealedBox
 from ingestion.application.queries import Queries
+from ingestion.application.quotas import Quotas
 from ingestion.application.recording import RecordOffers
 from ingestion.application.redriving import Redrive, RedriveQuarantine
 from ingestion.application.registering import Register
@@ -23,7 +24,7 @@ from ingestion.domain.registry import ChannelTraits, RegisterChannel, RegisterSo
 from throughline.ingestion.v1 import events_pb2, ingestion_pb2, ingestion_pb2_grpc, interaction_pb2
 from throughline_eventlog import Writer
 from throughline_kernel import InvalidError, Violation, is_hex_id
-from throughline_rpc import Hosted
+from throughline_rpc import Hosted, check_own_sources
 from throughline_telemetry import current_traceparent, metrics
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -45,6 +46,7 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
         redrive: Redrive,
         queries: Queries,
         seal: Seal,
+        quotas: Quotas,
     ) -> None:
         self._writer = writer
         self._reader = reader
@@ -53,11 +55,14 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
         self._redrive = redrive
         self._queries = queries
         self._seal = seal
+        self._quotas = quotas
 
     async def RecordInteraction(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride] -- named by the contract, read by `_add`
         self, request: bytes, context: ServicerContext
     ) -> ingestion_pb2.RecordInteractionResponse:
-        """Records one. Raises: InvalidError where it breaks a rule; it is accounted for as refused all the same."""
+        """Records one. Raises: InvalidError where it breaks a rule; it is accounted for as refused all the same;
+        ExhaustedError QUOTA_EXCEEDED.
+        """
         (result,) = await self._recorded(await self._read(Request.SINGLE, request))
         if result.verdict == Verdict.REFUSED:
             raise InvalidError.of(*result.violations)
@@ -66,14 +71,20 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
     async def RecordInteractions(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride] -- named by the contract, read by `_add`
         self, request: bytes, context: ServicerContext
     ) -> ingestion_pb2.RecordInteractionsResponse:
-        """Records a batch. Raises: InvalidError BATCH_SIZE_INVALID; its events are accounted for as refused."""
+        """Records a batch. Raises: InvalidError BATCH_SIZE_INVALID, its events are accounted for as refused;
+        ExhaustedError QUOTA_EXCEEDED, nothing of it was offered.
+        """
         results = await self._recorded(await self._read(Request.BATCH, request))
         return ingestion_pb2.RecordInteractionsResponse(results=list(map(write_result, results)))
 
     async def StreamInteractions(  # noqa: N802 # pyright: ignore[reportIncompatibleMethodOverride] -- named by the contract, read by `_add`
         self, requests: AsyncIterator[bytes], context: ServicerContext
     ) -> AsyncGenerator[ingestion_pb2.StreamInteractionsResponse]:
-        """Records batches as they come. A batch that is refused whole is answered so, and the stream goes on."""
+        """Records batches as they come. A batch that is refused whole is answered so, and the stream goes on; at one
+        that is over a quota it ends.
+
+        Raises: ExhaustedError QUOTA_EXCEEDED, once everything before has been answered.
+        """
         async with aclosing(answered_in_order(requests, self._answered)) as answers:
             async for answer in answers:
                 yield answer
@@ -190,10 +201,16 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
         )
 
     async def _read(self, kind: Request, raw: bytes, *, in_turn: bool = False) -> RequestRead:
-        """Reads a request. Raises: InvalidError where it is no message of the contract."""
+        """Reads a request, holds the caller to their own sources, and takes it from the sources' quotas.
+
+        Raises: InvalidError where it is no message of the contract; ForbiddenError where it reports for a source that
+        is not the caller's, ExhaustedError where a source offers too much: then nothing of it counts as offered.
+        """
         read = await self._reader.read(kind, raw, in_turn=in_turn)
         if read.violations:
             raise InvalidError.of(*read.violations)
+        check_own_sources(offer.source for offer in read.offers if offer.source)
+        self._quotas.take(read.offers, len(raw))
         return read
 
     async def _recorded(self, read: RequestRead) -> list[Result]:

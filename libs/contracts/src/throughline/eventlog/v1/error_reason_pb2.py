@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*throughline/eventlog/v1/error_reason.proto\x12\x17throughline.eventlog.v1*\xb9\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_FIELD_INVALID\x10\x01\x12#\n\x1f\x45RROR_REASON_REQUEST_UNREADABLE\x10\x02\x12 \n\x1c\x45RROR_REASON_STATE_NOT_FOUND\x10\x03\x12 \n\x1c\x45RROR_REASON_LOG_UNAVAILABLE\x10\x04\x12\x1a\n\x16\x45RROR_REASON_LOG_NEWER\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x06\x12\x1b\n\x17\x45RROR_REASON_UNEXPECTED\x10\x07\x12%\n!ERROR_REASON_CHECKPOINT_NOT_FOUND\x10\x08\x12#\n\x1f\x45RROR_REASON_POSITION_NOT_FOUND\x10\t\x12\x1d\n\x19\x45RROR_REASON_ROLE_FORBIDS\x10\n\x12\x1e\n\x1a\x45RROR_REASON_ROLE_REQUIRED\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_SOURCE_FORBIDS\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*throughline/eventlog/v1/error_reason.proto\x12\x17throughline.eventlog.v1*\x8f\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_FIELD_INVALID\x10\x01\x12#\n\x1f\x45RROR_REASON_REQUEST_UNREADABLE\x10\x02\x12 \n\x1c\x45RROR_REASON_STATE_NOT_FOUND\x10\x03\x12 \n\x1c\x45RROR_REASON_LOG_UNAVAILABLE\x10\x04\x12\x1a\n\x16\x45RROR_REASON_LOG_NEWER\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x06\x12\x1b\n\x17\x45RROR_REASON_UNEXPECTED\x10\x07\x12%\n!ERROR_REASON_CHECKPOINT_NOT_FOUND\x10\x08\x12#\n\x1f\x45RROR_REASON_POSITION_NOT_FOUND\x10\t\x12\x1d\n\x19\x45RROR_REASON_ROLE_FORBIDS\x10\n\x12\x1e\n\x1a\x45RROR_REASON_ROLE_REQUIRED\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_SOURCE_FORBIDS\x10\x0c\x12%\n!ERROR_REASON_CREDENTIALS_REQUIRED\x10\r\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_INVALID\x10\x0e\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_EXPIRED\x10\x0f\x12$\n ERROR_REASON_CERTIFICATE_UNKNOWN\x10\x10\x12$\n ERROR_REASON_CERTIFICATE_EXPIRED\x10\x11\x12!\n\x1d\x45RROR_REASON_KEYS_UNAVAILABLE\x10\x12\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.eventlog.v1.err
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=72
-  _globals['_ERRORREASON']._serialized_end=513
+  _globals['_ERRORREASON']._serialized_end=727
 # @@protoc_insertion_point(module_scope)

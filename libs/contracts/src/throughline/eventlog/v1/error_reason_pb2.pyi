@@ -47,6 +47,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Nobody may call here without saying as what. Example: {"field": "metadata[throughline-role]"}"""
     ERROR_REASON_SOURCE_FORBIDS: _ErrorReason.ValueType  # 12
     """The caller reports for other sources than this. Example: {"source": "web", "bound": "till"}"""
+    ERROR_REASON_CREDENTIALS_REQUIRED: _ErrorReason.ValueType  # 13
+    """The call carries nothing that proves who calls. Example: {"field": "metadata[authorization]", "remedy": "send one"}"""
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 14
+    """The token is not one of an issuer that is believed, or not for this service. Example: {"rule": "a token for ..."}"""
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 15
+    """The token has expired. Example: {"remedy": "get a new one from the issuer"}"""
+    ERROR_REASON_CERTIFICATE_UNKNOWN: _ErrorReason.ValueType  # 16
+    """The client certificate stands for nobody. Example: {"field": "certificate", "name": "till-gateway"}"""
+    ERROR_REASON_CERTIFICATE_EXPIRED: _ErrorReason.ValueType  # 17
+    """The client certificate expired since the connection was made. Example: {"field": "certificate"}"""
+    ERROR_REASON_KEYS_UNAVAILABLE: _ErrorReason.ValueType  # 18
+    """The keys of the tokens' issuer cannot be had now: retry. Example: {"cause": "https://... answered 503"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that any service may give beside those of its own `ErrorReason`, under its own domain
@@ -78,4 +90,16 @@ ERROR_REASON_ROLE_REQUIRED: ErrorReason.ValueType  # 11
 """Nobody may call here without saying as what. Example: {"field": "metadata[throughline-role]"}"""
 ERROR_REASON_SOURCE_FORBIDS: ErrorReason.ValueType  # 12
 """The caller reports for other sources than this. Example: {"source": "web", "bound": "till"}"""
+ERROR_REASON_CREDENTIALS_REQUIRED: ErrorReason.ValueType  # 13
+"""The call carries nothing that proves who calls. Example: {"field": "metadata[authorization]", "remedy": "send one"}"""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 14
+"""The token is not one of an issuer that is believed, or not for this service. Example: {"rule": "a token for ..."}"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 15
+"""The token has expired. Example: {"remedy": "get a new one from the issuer"}"""
+ERROR_REASON_CERTIFICATE_UNKNOWN: ErrorReason.ValueType  # 16
+"""The client certificate stands for nobody. Example: {"field": "certificate", "name": "till-gateway"}"""
+ERROR_REASON_CERTIFICATE_EXPIRED: ErrorReason.ValueType  # 17
+"""The client certificate expired since the connection was made. Example: {"field": "certificate"}"""
+ERROR_REASON_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 18
+"""The keys of the tokens' issuer cannot be had now: retry. Example: {"cause": "https://... answered 503"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -49,6 +49,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Nothing is quarantined under this id. Example: {"interaction_id": "9f..."}"""
     ERROR_REASON_CONTENT_CONFLICT: _ErrorReason.ValueType  # 13
     """The id was recorded with other content. Example: {"field": "source_interaction_id"}"""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 14
+    """The source offers more than its quota; nothing of the request was taken, RetryInfo says when it would be.
+    Example: {"source": "till", "quota": "events", "limit": "500", "retry_after_ms": "1200"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons under domain `throughline.ingestion` in google.rpc.ErrorInfo, where the prefix `ERROR_REASON_` is left off."""
@@ -80,4 +84,8 @@ ERROR_REASON_QUARANTINE_NOT_FOUND: ErrorReason.ValueType  # 12
 """Nothing is quarantined under this id. Example: {"interaction_id": "9f..."}"""
 ERROR_REASON_CONTENT_CONFLICT: ErrorReason.ValueType  # 13
 """The id was recorded with other content. Example: {"field": "source_interaction_id"}"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 14
+"""The source offers more than its quota; nothing of the request was taken, RetryInfo says when it would be.
+Example: {"source": "till", "quota": "events", "limit": "500", "retry_after_ms": "1200"}
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
