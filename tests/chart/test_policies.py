@@ -33,8 +33,8 @@ RESTRICTED_VOLUMES = {
 }
 SECRETIVE = re.compile(r"PASSWORD|TOKEN|SECRET|_KEY\b|_KEYS\b")
 ARROWS = {
-    "nats": {*SERVICES},
-    "postgres": {*SERVICES},
+    "nats": {*SERVICES, "preflight"},
+    "postgres": {*SERVICES, "preflight"},
 }
 """Who may open a connection to whom inside a release."""
 
@@ -97,8 +97,9 @@ def test_images_are_pinned_and_pulled_with_the_same_credentials(installation: st
             image = container["image"]
             assert ":" in image, name
             assert not image.endswith(":latest")
-            digest = values.get("digests", {}).get(labels(pod)["app.kubernetes.io/component"])
-            assert digest is None or image.endswith(f"@{digest}")
+            for one, digest in values.get("digests", {}).items():
+                assert f"-{one}:" not in image
+                assert f"-{one}@" not in image or image.endswith(f"@{digest}")
 
 
 @every_installation
@@ -200,7 +201,7 @@ def test_what_is_elsewhere_is_reached_on_its_own_port_alone() -> None:
     documents = installed("everything")
     (services,) = (each for each in of_kind(documents, "NetworkPolicy") if named(each) == "clients-services")
     ports = [[port["port"] for port in rule["ports"]] for rule in services["spec"]["egress"]]
-    assert ports == [[53, 53], [4223], [6432], [4317], [443]]
+    assert ports == [[53, 53], [4223], [6432], [8222], [4317], [443]]
     callers = {
         named(each): each["spec"]["ingress"][0]["from"]
         for each in of_kind(documents, "NetworkPolicy")

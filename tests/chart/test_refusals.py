@@ -19,6 +19,14 @@ FLAG = {"name": "THROUGHLINE_TEST_ONLY_UNSAFE_DURABILITY", "value": "yes"}
     ("values", "sentence"),
     [
         ({"nats": {"enabled": False}}, "set nats.url"),
+        ({"nats": {"enabled": False, "url": "nats://elsewhere:4222"}}, "preflight needs nats.monitorUrls"),
+        (changed(PRODUCTION, preflight__onStart=False), "set both to true"),
+        ({"prepare": {"enabled": True}}, "set one of them to false"),
+        (changed(PRODUCTION, prepare__adminSecret=""), "set prepare.adminSecret"),
+        (
+            changed(PRODUCTION, externalSecrets={"enabled": True, "store": {"name": "v"}, "keys": "k"}, keys={}),
+            "prepare.enabled and externalSecrets.enabled",
+        ),
         ({"nats": {"url": "nats://elsewhere:4222"}}, "set nats.enabled to false"),
         ({"nats": {"replicas": 3}}, "nats.enabled runs one server"),
         ({"nats": {"credentialsSecret": "bus"}}, "without accounts"),
@@ -31,7 +39,16 @@ FLAG = {"name": "THROUGHLINE_TEST_ONLY_UNSAFE_DURABILITY", "value": "yes"}
             changed(PRODUCTION, nats__enabled=True, nats__url="", nats__credentialsSecret="", nats__replicas=1),
             "JetStream cluster",
         ),
-        (changed(PRODUCTION, postgres__enabled=True, postgres__host="", postgres__sslMode="prefer"), "without backups"),
+        (
+            changed(
+                PRODUCTION,
+                postgres__enabled=True,
+                postgres__host="",
+                postgres__sslMode="prefer",
+                prepare__enabled=False,
+            ),
+            "without backups",
+        ),
         (changed(PRODUCTION, nats__replicas=1), "set nats.replicas to 3"),
         (changed(PRODUCTION, keys__existingSecret=""), "their loss is for ever"),
         (changed(PRODUCTION, postgres__sslMode="prefer"), "in the clear"),

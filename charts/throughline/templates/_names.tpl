@@ -40,6 +40,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- $_ := set $settings $key $value }}
 {{- end }}
 {{- end }}
+{{- $_ := set $settings "service" .service }}
 {{- toYaml $settings }}
 {{- end }}
 

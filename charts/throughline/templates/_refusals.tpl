@@ -54,6 +54,18 @@ is refused by values.schema.json.
 {{- if and $values.monitoring.serviceMonitor.enabled $values.monitoring.podMonitor.enabled }}
 {{- fail "monitoring.serviceMonitor and monitoring.podMonitor are both enabled: every pod would be scraped twice, and counted twice; choose one" }}
 {{- end }}
+{{- if and (or $values.preflight.enabled $values.preflight.onStart) (not $values.nats.enabled) (not $values.nats.monitorUrls) }}
+{{- fail "preflight needs nats.monitorUrls: whether JetStream syncs before it acknowledges can only be read where its servers tell of themselves, e.g. [http://nats-headless.messaging:8222]; without production, preflight.enabled and preflight.onStart may be set to false" }}
+{{- end }}
+{{- if and $values.prepare.enabled $values.postgres.enabled }}
+{{- fail "prepare.enabled is true, but postgres.enabled runs a PostgreSQL in which the services make their own schemas: set one of them to false" }}
+{{- end }}
+{{- if and $values.prepare.enabled (not $values.prepare.adminSecret) }}
+{{- fail "prepare.enabled is true: set prepare.adminSecret to the secret with the password of prepare.adminUser" }}
+{{- end }}
+{{- if and $values.prepare.enabled $values.externalSecrets.enabled }}
+{{- fail "prepare.enabled and externalSecrets.enabled are both true: schemas are made before the release, and its ExternalSecrets, are there; fetch the secrets beforehand and name them, or make the schemas otherwise" }}
+{{- end }}
 {{- if and $values.route.enabled (not $values.route.parentRefs) }}
 {{- fail "route.enabled is true: set route.parentRefs to the Gateway that takes the calls, e.g. [{name: public, namespace: gateways}]" }}
 {{- end }}
@@ -66,6 +78,9 @@ is refused by values.schema.json.
 {{- end }}
 {{- if $values.development.sync }}
 {{- fail "production is true, but development.sync lets code be written into running pods: set it to false" }}
+{{- end }}
+{{- if not (and $values.preflight.enabled $values.preflight.onStart) }}
+{{- fail "production is true, but preflight.enabled or preflight.onStart is false: nothing would keep the services from a bus or a store that loses what it acknowledges; set both to true" }}
 {{- end }}
 {{- if $values.nats.enabled }}
 {{- fail "production is true, but nats.enabled runs a single NATS on a single volume: set nats.enabled to false and nats.url to a JetStream cluster of three" }}

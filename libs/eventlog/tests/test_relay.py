@@ -260,6 +260,18 @@ async def test_a_stream_that_forgets_is_refused(log: Store, nats: Connection, st
     assert relay.chunks == 0
 
 
+async def test_a_stream_with_fewer_copies_than_asked_for_is_refused(
+    log: Store, nats: Connection, stream_prefix: str
+) -> None:
+    """One made for a single server, when there is a cluster now: nobody takes it for three copies."""
+    relay = Relay(log, nats, "up", prefix=stream_prefix, replicas=3, stuck_after=0.1)
+    await nats.make_stream(stream_config(relay.stream, relay.subject, 1))
+    append(log, 0, 1)
+    async with running(relay):
+        await eventually(lambda: "it has 1 of 3 replicas" in (relay.health() or ""))
+    assert relay.chunks == 0
+
+
 async def test_health_goes_by_the_given_clock(log: Store, own_server: NatsServer) -> None:
     """Idle is healthy however long it lasts; events that wait are not, once they wait too long."""
     now = [0.0]

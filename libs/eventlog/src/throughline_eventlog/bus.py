@@ -186,6 +186,14 @@ class Connection:
                 return self._client
             self._ready.clear()
 
+    async def ready_within(self, timeout: float) -> Client:
+        """As `ready`. Raises BusAwayError where it takes longer than so many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.ready()
+        except TimeoutError:
+            raise BusAwayError(self.last_error or "no answer") from None
+
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls back whenever the connection was lost or made, until the returned function is called."""
         token = object()

@@ -242,7 +242,7 @@ class Relay:
     async def _find_tail(self) -> _Tail:
         """Asks the stream how far the log is published."""
         state = await self._stream()
-        flaw = stream_flaw(state.config, self.subject)
+        flaw = stream_flaw(state.config, self.subject, self._replicas)
         if flaw is not None:
             raise RelayStuckError(f"stream {self.stream} would lose events: {flaw}; correct it or delete it")
         tail = _Tail(0, "", state.last_sequence)

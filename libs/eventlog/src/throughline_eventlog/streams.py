@@ -44,15 +44,16 @@ def stream_config(name: str, subject: str, replicas: int) -> dict[str, Any]:
     }
 
 
-def stream_flaw(config: Mapping[str, Any], subject: str) -> str | None:
+def stream_flaw(config: Mapping[str, Any], subject: str, replicas: int) -> str | None:
     """Why a stream that somebody else made would lose events, None where it would not."""
-    if subject not in config.get("subjects", ()):
-        return f"it does not take {subject}"
-    if config.get("retention", "limits") != "limits":
-        return f"its retention is {config['retention']}, which removes what was read"
-    if config.get("storage") != "file":
-        return "it is kept in memory"
-    for limit in ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject"):
-        if config.get(limit, 0) > 0:
-            return f"it has a limit, {limit}={config[limit]}"
-    return None
+    retention, kept = config.get("retention", "limits"), config.get("num_replicas", 1)
+    limits = ("max_msgs", "max_bytes", "max_age", "max_msgs_per_subject")
+    flaws = {
+        f"it does not take {subject}": subject not in config.get("subjects", ()),
+        f"its retention is {retention}, which removes what was read": retention != "limits",
+        "it is kept in memory": config.get("storage") != "file",
+        "it acknowledges before it writes (persist_mode async)": config.get("persist_mode") == "async",
+        f"it has {kept} of {replicas} replicas": kept < replicas,
+        **{f"it has a limit, {limit}={config.get(limit)}": config.get(limit, 0) > 0 for limit in limits},
+    }
+    return next((flaw for flaw, found in flaws.items() if found), None)

@@ -1,0 +1,96 @@
+"""Schemas in PostgreSQL, made ahead by somebody who may make them, for roles that may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from throughline_eventlog import SettingsError, StoreSettings
+from throughline_kernel import UnavailableError
+from throughline_privacy import PostgresKeyStore
+
+SEALING: Final = ("ingestion", "identity", "feedback")
+"""The services that seal personal values, and share the store of their keys."""
+BESIDE: Final = ("proofs", "access", "access_proofs")
+"""What a service keeps beside its log, each in a schema of its own."""
+_SECONDS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """A role that may make schemas in the database."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+def prepare_schemas(
+    stores: Sequence[StoreSettings], admin: Admin, key_store_schema: str
+) -> Mapping[str, tuple[str, ...]]:
+    """Makes each service's schema and those beside it, which its role alone may use, and the key store with its
+    tables, which the roles of those that seal may read and write. What is there stays.
+
+    Answers which roles may use each schema. Raises: SettingsError for stores that are not in one database,
+    UnavailableError where PostgreSQL does not answer or refuses.
+    """
+    database = _database(stores)
+    roles = {store.service: store.environment["POSTGRES_USER"] for store in stores}
+    made: dict[str, tuple[str, ...]] = {}
+    try:
+        with closing(_connect(database, admin)) as connection:
+            for store in stores:
+                for each in (store, *map(store.beside, BESIDE)):
+                    schema = each.environment["POSTGRES_SCHEMA"]
+                    _make(connection, schema)
+                    _grant(connection, "USAGE, CREATE ON SCHEMA", schema, [roles[store.service]])
+                    made[schema] = (roles[store.service],)
+            sealing = sorted({role for service, role in roles.items() if service in SEALING})
+            if sealing:
+                _make(connection, key_store_schema)
+                # Tables made by one of the roles would be closed to the others.
+                PostgresKeyStore(_url(database, admin), key_store_schema).close()
+                _grant(connection, "USAGE ON SCHEMA", key_store_schema, sealing)
+                _grant(connection, "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA", key_store_schema, sealing)
+                made[key_store_schema] = tuple(sealing)
+    except psycopg.Error as error:
+        cause = str(error).partition("\n")[0]
+        raise UnavailableError("LOG_UNAVAILABLE", f"schemas cannot be made as {admin.user}: {cause}") from error
+    return made
+
+
+def _database(stores: Sequence[StoreSettings]) -> Mapping[str, str]:
+    places = {
+        tuple(store.environment.get(name, "") for name in ("POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DBNAME"))
+        for store in stores
+    }
+    if len(places) != 1 or "" in next(iter(places))[::2]:
+        raise SettingsError("schemas are made in one PostgreSQL database: set POSTGRES_HOST, _PORT and _DBNAME for all")
+    return stores[0].environment
+
+
+def _connect(database: Mapping[str, str], admin: Admin) -> psycopg.Connection[Any]:
+    return psycopg.connect(_url(database, admin), connect_timeout=_SECONDS, autocommit=True)
+
+
+def _url(database: Mapping[str, str], admin: Admin) -> str:
+    signed_in = f"{quote(admin.user, safe='')}:{quote(admin.password, safe='')}"
+    place = f"{database['POSTGRES_HOST']}:{database.get('POSTGRES_PORT') or 5432}"
+    return f"postgresql://{signed_in}@{place}/{quote(database['POSTGRES_DBNAME'], safe='')}"
+
+
+def _make(connection: psycopg.Connection[Any], schema: str) -> None:
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+
+
+def _grant(connection: psycopg.Connection[Any], what: Any, schema: str, roles: Sequence[str]) -> None:
+    connection.execute(
+        sql.SQL("GRANT {} {} TO {}").format(
+            sql.SQL(what), sql.Identifier(schema), sql.SQL(", ").join(map(sql.Identifier, roles))
+        )
+    )
