@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11
 STALE_UV := $(shell .tools/uv/bin/python -c '' 2>/dev/null || echo force)
 STALE_VENV := $(shell .venv/bin/python -c '' 2>/dev/null || echo force)
 
-.PHONY: help setup lock generate golden demo test acceptance mutation lint breaking bench chart clean force
+.PHONY: help setup lock generate golden demo test acceptance mutation fuzz lint breaking bench chart clean force
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ acceptance: setup ## import all four real data sets of ../shared/data and check 
 
 mutation: setup ## flip every byte of an evidence pack and count what goes unseen; takes minutes
 	@THROUGHLINE_TEST_EVERY_BYTE=1 $(BIN)/python -m pytest tests/e2e/test_evidence.py -k flipped --timeout 3600 $(ARGS)
+
+fuzz: setup ## send every method a thousand made-up requests; takes minutes
+	@THROUGHLINE_TEST_REQUESTS=1000 $(BIN)/python -m pytest tests/e2e/test_security.py -k whatever --timeout 3600 $(ARGS)
 
 lint: setup ## check style, types, layers and contracts
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -73,8 +74,10 @@ CLEAN = frozenset(grpc.StatusCode) - {
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+# Requests to each method; fewer to those that are listened to, since that takes time. `make fuzz` sends more.
+EXAMPLES = int(os.environ.get("THROUGHLINE_TEST_REQUESTS", "25"))
+LISTENED_EXAMPLES = EXAMPLES // 3
 LISTENED_SECONDS = 0.1
-EXAMPLES, LISTENED_EXAMPLES = 25, 8
 GROWN_BYTES = 150 * 1024 * 1024
 
 

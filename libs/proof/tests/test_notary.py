@@ -185,6 +185,9 @@ def test_what_no_checkpoint_says_is_refused(kept: Kept) -> None:
     for position in (0, -3, 6, 1_000_000):
         with pytest.raises(NotFoundError, match=f"none at position {position}"):
             notary.inclusion(5, [position])
+    for size in (6, 1_000):
+        with pytest.raises(NotFoundError, match=f"no checkpoint has the size {size}"):
+            notary.inclusion(size, [size])
     for old, new in ((6, 5), (0, 6), (-1, 3)):
         with pytest.raises(NotFoundError, match="the last one has 5"):
             notary.consistency(old, new)

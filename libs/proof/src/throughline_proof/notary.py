@@ -231,7 +231,14 @@ class Notary:
         Raises: NotFoundError for a size that no checkpoint has, or a position that its log does not have.
         """
         with self._proofs.snapshot() as reader:
-            size = size or _known_last(reader).size
+            last = _known_last(reader).size
+            size = size or last
+            if not 0 < size <= last:
+                raise NotFoundError(
+                    "CHECKPOINT_NOT_FOUND",
+                    f"no checkpoint has the size {size}: give that of one that was made; the last one has {last}",
+                    {"size": str(size)},
+                )
             node_at = _nodes(reader)
             places = _Places(reader)
             found = [(position, places.index_of(position, size)) for position in positions]
