@@ -16,10 +16,10 @@ COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11
 STALE_UV := $(shell .tools/uv/bin/python -c '' 2>/dev/null || echo force)
 STALE_VENV := $(shell .venv/bin/python -c '' 2>/dev/null || echo force)
 
-.PHONY: help setup lock generate golden demo test acceptance mutation fuzz lint breaking bench chart clean force
+.PHONY: help setup lock generate golden demo test acceptance cluster-test mutation fuzz lint breaking bench chart clean force
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.packages ## install the tools, the locked dependencies and every package of this repository
 	@:
@@ -66,6 +66,9 @@ test: setup ## run the tests; choose some with ARGS='-k name'
 
 acceptance: setup ## import all four real data sets of ../shared/data and check every published figure
 	@$(BIN)/python -m pytest -m e2e tests/acceptance $(ARGS)
+
+cluster-test: setup ## install on the cluster that KUBECONFIG names, shake it under load, and look for anything lost
+	@$(BIN)/python -m pytest -m cluster tests/cluster --timeout 3600 $(ARGS)
 
 mutation: setup ## flip every byte of an evidence pack and count what goes unseen; takes minutes
 	@THROUGHLINE_TEST_EVERY_BYTE=1 $(BIN)/python -m pytest tests/e2e/test_evidence.py -k flipped --timeout 3600 $(ARGS)

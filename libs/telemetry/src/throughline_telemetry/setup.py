@@ -9,6 +9,7 @@ from typing import Final
 
 from opentelemetry.sdk.trace import TracerProvider
 
+from throughline_telemetry import metrics
 from throughline_telemetry.exporting import configure_tracing
 from throughline_telemetry.logs import configure_logging
 
@@ -28,6 +29,9 @@ class Telemetry:
 
 
 def configure(service: str, *, partition: int = 0, version: str = "", env: Mapping[str, str] = os.environ) -> Telemetry:
-    """Sets up JSON logs (THROUGHLINE_LOG_LEVEL) and traces (see `configure_tracing`) for a process of one service."""
+    """Sets up JSON logs (THROUGHLINE_LOG_LEVEL) and traces (see `configure_tracing`) for a process of one service, and
+    tells both in its metrics.
+    """
+    metrics.BUILD.labels(service, version).set(1)
     configure_logging(service, partition=partition, version=version, level=env.get(LOG_LEVEL) or "INFO")
     return Telemetry(configure_tracing(service, partition=partition, version=version, env=env))

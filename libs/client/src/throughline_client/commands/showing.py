@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -14,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -27,18 +29,46 @@ from throughline_client.importer.times import EPOCH
 
 _JSON_FIELDS: Final = frozenset({"attributes", "personal_attributes"})
 _WIDE: Final = 200
+_LINE_SECONDS: Final = 5.0
+
+
+class _Lines(Progress):
+    """Where nobody looks at a terminal (a pipeline, a Job's log): a line every few seconds instead of a bar."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console, transient: bool) -> None:
+        super().__init__(*columns, console=console, transient=transient, disable=not console.is_terminal)
+        self._next = time.monotonic() + _LINE_SECONDS
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As Progress does."""
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As Progress does."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        now = time.monotonic()
+        if not self.disable or now < self._next:
+            return
+        self._next = now + _LINE_SECONDS
+        task = next(each for each in self.tasks if each.id == task_id)
+        end = "" if task.total is None else f" of {task.total:,.0f}"
+        click.echo(f"{task.description}: {task.completed:,.0f}{end}", err=True)
 
 
 def counting() -> Progress:
     """A bar on standard error that counts to a known end, and is gone when that is reached."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return _Lines(*columns, console=Console(stderr=True), transient=True)
 
 
 def gathering(what: str) -> tuple[Progress, TaskID]:
     """A line on standard error that counts events to no known end, and is gone when that is reached; and its task."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,} events"))
-    progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    progress = _Lines(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
     return progress, progress.add_task(what, total=None)
 
 

@@ -1,0 +1,1 @@
+"""A release of Throughline on Kubernetes: what is wrong with it, work done in it, and ways into it."""
