@@ -14,7 +14,7 @@ from chart.rendering import CHART, VALUES, Document, containers, installed, labe
 README: Final = CHART / "README.md"
 BEGIN: Final = "<!-- made by `make chart`: begin -->"
 END: Final = "<!-- made by `make chart`: end -->"
-_KEY: Final = re.compile(r"^( *)([A-Za-z]+):")
+_KEY: Final = re.compile(r"^( *)([A-Za-z0-9]+):")
 _WIDTH: Final = 60
 
 

@@ -73,12 +73,16 @@ def pods(documents: list[Document]) -> dict[str, Document]:
         f"{workload['kind']}/{named(workload)}": workload["spec"]["template"]
         for workload in of_kind(documents, "Deployment", "StatefulSet", "Job")
     }
+    found |= {
+        f"CronJob/{named(cron)}": cron["spec"]["jobTemplate"]["spec"]["template"]
+        for cron in of_kind(documents, "CronJob")
+    }
     return found | {f"Pod/{named(pod)}": pod for pod in of_kind(documents, "Pod")}
 
 
 def served(documents: list[Document]) -> dict[str, Document]:
     """Those that stay, and serve something."""
-    return {name: pod for name, pod in pods(documents).items() if not name.startswith(("Pod/", "Job/"))}
+    return {name: pod for name, pod in pods(documents).items() if not name.startswith(("Pod/", "Job/", "CronJob/"))}
 
 
 def containers(pod: Document) -> list[Document]:

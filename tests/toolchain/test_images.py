@@ -109,6 +109,9 @@ def test_the_biggest_image_is_small(tmp_path: Path) -> None:
     assert BASE_MEGABYTES + BYTECODE_MEGABYTES + size / 1e6 < IMAGE_MEGABYTES
     assert "One client, every channel, one history." in _said(environment / "bin" / "throughline", "--help")
     assert "--from-files" in _said(environment / "bin" / "throughline", "replay", "all", "--help")
+    # What a Job runs; and what comes to a cluster from outside.
+    assert "hand out its result" in _said(python, "-m", "throughline_k8s.inside", "--help")
+    assert "is not installed here" in _said(environment / "bin" / "throughline", "k8s", "doctor")
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -88,6 +89,7 @@ def documents() -> list[dict[str, Any]]:
 def metrics_port() -> Iterator[int]:
     """A process's metrics, as every service serves them."""
     metrics.BUILD.labels("testing", version("throughline-k8s")).set(1)
+    metrics.CLOCK.set_function(time.time)
     server = start_metrics_server(0)
     yield server.port
     server.close()

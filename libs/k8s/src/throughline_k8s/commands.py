@@ -58,8 +58,15 @@ def _in_cluster(command: Callable[..., None]) -> Callable[..., None]:
     def run(
         *, namespace: str | None, release: str | None, context: str | None, kubeconfig: Path | None, **asked: Any
     ) -> None:
-        from throughline_k8s.cluster import Cluster  # noqa: PLC0415 -- loads the client of Kubernetes
-        from throughline_k8s.gathering import find_release  # noqa: PLC0415 -- as above
+        try:
+            from throughline_k8s.cluster import Cluster  # noqa: PLC0415 -- loads the client of Kubernetes
+            from throughline_k8s.gathering import find_release  # noqa: PLC0415 -- as above
+        except ModuleNotFoundError as error:
+            raise Failure(
+                f"the client of Kubernetes is not installed here ({error}): run this from outside the cluster, "
+                "with the Python package throughline-k8s[cluster]",
+                BAD_INPUT,
+            ) from error
 
         cluster = Cluster.find(kubeconfig, context, namespace)
         command(cluster=cluster, release=find_release(cluster, release), **asked)

@@ -189,7 +189,7 @@ def running(of: Pod, text: str, now: float | None) -> Running:
         int(values.get("throughline_published_position", 0)),
         values.get("throughline_outbox_age_seconds", 0.0),
         dict(by_label["throughline_consumer_lag_messages.stream"]),
-        int(values.get("throughline_poison_events_total", 0)),
+        int(values.get("throughline_poison_events", 0)),
         int(values.get("throughline_background_restarts_total", 0)),
         int(values.get("throughline_unexpected_errors_total", 0)),
         tuple(sorted(name for name, well in by_label["throughline_healthy.check"].items() if not well)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from threading import Thread
 from typing import Final
@@ -63,7 +62,6 @@ RESTARTS: Final = Counter(
 )
 BUILD: Final = Gauge("throughline_build", "1: which service and version this process is.", ["service", "version"])
 CLOCK: Final = Gauge("throughline_clock_seconds", "This machine's clock, in seconds since epoch, when it was asked.")
-CLOCK.set_function(time.time)
 
 CERTIFICATE_NOT_AFTER: Final = Gauge(
     "throughline_certificate_not_after_seconds", "When this process's own certificate ends, in seconds since epoch."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -33,5 +34,6 @@ def configure(service: str, *, partition: int = 0, version: str = "", env: Mappi
     tells both in its metrics.
     """
     metrics.BUILD.labels(service, version).set(1)
+    metrics.CLOCK.set_function(time.time)
     configure_logging(service, partition=partition, version=version, level=env.get(LOG_LEVEL) or "INFO")
     return Telemetry(configure_tracing(service, partition=partition, version=version, env=env))
