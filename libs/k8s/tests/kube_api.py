@@ -323,9 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
             kept = self.api.put(plural, body)
         except kubernetes_validate.ValidationError as error:
             raise _RefusedError(422, "Invalid", str(error)) from error
-        self._send(kept, 201)
         if plural == "jobs":
             self.api.run_job(kept)
+        self._send(kept, 201)
 
     def _delete(self, plural: str, name: str) -> None:
         self.api.objects.pop((plural, name))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from throughline_client.commands.running import BAD_INPUT, Failure, output_option, tell
+from throughline_client.commands.running import BAD_INPUT, FAULT, Failure, output_option, tell
 from throughline_client.commands.showing import print_json, print_table, when
 from throughline_client.endpoints import SERVICES, address_variable
 from throughline_k8s.findings import Finding, findings
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     # Loads the client of Kubernetes; every command would.
     from throughline_k8s.cluster import Cluster, Tunnel
 
-FAULTS: Final = 6
 PORT_BASE: Final = 7520
 GRPC: Final = "grpc"
 _EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -111,7 +110,7 @@ def doctor(*, cluster: Cluster, release: str, strict: bool, output: str) -> None
         _print_release(seen, found)
     grave = {"fault", "warning"} if strict else {"fault"}
     if any(each.severity in grave for each in found):
-        raise click.exceptions.Exit(FAULTS)
+        raise click.exceptions.Exit(FAULT)
 
 
 def _print_release(seen: Snapshot, found: tuple[Finding, ...]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import orjson
 
+from throughline_client.commands.running import CALLER
+
 COMPONENT: Final = "replay"
 RESULT_PORT: Final = 8099
 OUTPUT: Final = "output"
@@ -79,8 +81,12 @@ def job(template: Json, name: str, asked: Asked) -> dict[str, Any]:
     container = made["spec"]["template"]["spec"]["containers"][0]
     container["command"] = ["python", "-m", "throughline_k8s.inside"]
     container["args"] = ["--keep", str(asked.keep), "--port", str(RESULT_PORT), "--", *asked.command]
-    if asked.files:
-        container["env"] = [*(container.get("env") or []), {"name": SENT_FILES, "value": _sent(asked.files)}]
+    # The log of reads says which Job it was, the cluster's own audit log who made it.
+    own_env = {CALLER: name, **({SENT_FILES: _sent(asked.files)} if asked.files else {})}
+    container["env"] = [
+        *(container.get("env") or []),
+        *({"name": variable, "value": value} for variable, value in own_env.items()),
+    ]
     return made
 
 

@@ -54,9 +54,10 @@ class Remote:
             )
         template = found[0]
         self.name = f"{template['metadata']['name'][:50]}-{secrets.token_hex(4)}"
-        self.cluster.create(JOBS, jobs.job(template, self.name, asked))
-        self.tell(f"job {self.name} in {self.cluster.namespace}")
+        body = jobs.job(template, self.name, asked)
         try:
+            self.cluster.create(JOBS, body)
+            self.tell(f"job {self.name} in {self.cluster.namespace}")
             finished = self._follow(self._started())
             self._fetch(finished, into)
         finally:

@@ -34,6 +34,7 @@ BAD_INPUT: Final = 2
 UNAVAILABLE: Final = 3
 DIFFERENCE: Final = 4
 SUITE_ENDED: Final = 5
+FAULT: Final = 6
 
 _GIVEN_FILE: Final = "throughline_client.given_file"
 CALLER: Final = "THROUGHLINE_CALLER"
@@ -47,6 +48,7 @@ Exit codes:
   3  a service cannot be reached or is not serving
   4  a difference was found (replay, rederive, rebuild)
   5  a part of the suite ended by itself (up)
+  6  a release has a fault (k8s doctor)
 """
 
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
