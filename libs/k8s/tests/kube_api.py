@@ -113,7 +113,7 @@ class KubeApi:
         self.hold_pods = False
         # Without cert-manager.
         self.unknown = {"certificates"}
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._version = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self._server.daemon_threads = True
@@ -162,7 +162,7 @@ class KubeApi:
         if plural != "certificates" and text not in _valid:
             kubernetes_validate.validate(body, VERSION, strict=True)
             _valid.add(text)
-        with self._lock:
+        with self.lock:
             self._version += 1
             kept = deepcopy(body)
             kept["metadata"] = {
@@ -309,7 +309,8 @@ class _Handler(BaseHTTPRequestHandler):
         if (plural, name) not in self.api.objects:
             raise _RefusedError(404, "NotFound", f'{plural} "{name}" not found')
         if method == "DELETE":
-            self._delete(plural, name)
+            with self.api.lock:
+                self._delete(plural, name)
         elif part == "log":
             self._log(name, query)
         elif part == "portforward":
@@ -319,12 +320,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, plural: str) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        try:
-            kept = self.api.put(plural, body)
-        except kubernetes_validate.ValidationError as error:
-            raise _RefusedError(422, "Invalid", str(error)) from error
-        if plural == "jobs":
-            self.api.run_job(kept)
+        # A Job has its pod before anybody can delete it: there is nobody here to collect what an owner leaves.
+        with self.api.lock:
+            try:
+                kept = self.api.put(plural, body)
+            except kubernetes_validate.ValidationError as error:
+                raise _RefusedError(422, "Invalid", str(error)) from error
+            if plural == "jobs":
+                self.api.run_job(kept)
         self._send(kept, 201)
 
     def _delete(self, plural: str, name: str) -> None:
