@@ -108,6 +108,7 @@ class KubeApi:
         self.rules = rules
         self.kubelet = Kubelet(folder / "pods")
         self.asked: list[tuple[str, str]] = []
+        self.needed: set[tuple[str, str, str]] = set()
         self.clock_ahead = 0.0
         self.break_log_after: int | None = None
         self.hold_pods = False
@@ -208,10 +209,19 @@ class KubeApi:
 
     def allowed(self, verb: str, group: str, resource: str) -> bool:
         """Whether the role allows it; where there is none everything is."""
-        return self.rules is None or any(
-            group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]
-            for rule in self.rules
-        )
+        self.needed.add((verb, group, resource))
+        return self.rules is None or (verb, group, resource) in permissions(self.rules)
+
+
+def permissions(rules: list[Json]) -> set[tuple[str, str, str]]:
+    """(verb, group, resource) of everything that rules allow."""
+    return {
+        (verb, group, resource)
+        for rule in rules
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
 
 
 def _status(state: str, detail: Json) -> Json:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from kube_api import KubeApi
+from kube_api import KubeApi, permissions
 
 from throughline_client.endpoints import SERVICES
 from throughline_k8s import inside
@@ -68,6 +68,16 @@ def test_a_failing_command_ends_with_its_own_code_and_words(run: Run, served: Ku
     result = run("replay", "client", "nobody")
     assert (result.exit_code, "nobody" in result.stderr) == (2, True), result.output
     assert left(served) == []
+
+
+def test_the_charts_roles_allow_what_is_needed_and_no_more(run: Run, served: KubeApi) -> None:
+    """Nothing that looking and working ask for is refused, and nothing is allowed that they never ask for."""
+    served.unknown = set()
+    assert run("doctor").exit_code == 0
+    assert run("replay", "client", "nobody").exit_code == 2
+    assert served.rules is not None
+    # Newer versions of Kubernetes ask for it where a WebSocket is opened.
+    assert permissions(served.rules) == served.needed | {("create", "", "pods/portforward")}
 
 
 def test_a_log_that_breaks_off_is_taken_up_where_it_was(run: Run, served: KubeApi) -> None:
