@@ -254,7 +254,7 @@ def test_services_elsewhere_are_told_to_be_unseen(run: Run, tmp_path: Path) -> N
     """A NATS and a PostgreSQL that the chart does not run are a note, not a clean bill."""
     documents = rendered(
         {
-            "nats": {"enabled": False, "url": "nats://nats:4222"},
+            "nats": {"enabled": False, "url": "nats://nats:4222", "monitorUrls": ["http://nats:8222"]},
             "postgres": {"enabled": False, "host": "postgres", "existingSecret": "postgres"},
         }
     )
