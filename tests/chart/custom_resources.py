@@ -52,6 +52,16 @@ KINDS: Final[dict[tuple[str, str], Any]] = {
             }
         ],
     },
+    ("cert-manager.io/v1", "Certificate"): {
+        "secretName": str,
+        "duration": str,
+        "renewBefore": str,
+        "privateKey": {"algorithm": str, "size": int, "rotationPolicy": str},
+        "usages": [str],
+        "dnsNames": [str],
+        "uris": [str],
+        "issuerRef": {"name": str, "kind": str, "group": str},
+    },
     ("external-secrets.io/v1", "ExternalSecret"): {
         "refreshInterval": str,
         "secretStoreRef": {"name": str, "kind": str},

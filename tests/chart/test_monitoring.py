@@ -17,7 +17,7 @@ RUNBOOKS = ROOT / "docs" / "runbooks"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 FROM_THE_TARGET = {"namespace", "pod", "throughline_release", "throughline_service", "le"}
 WORDS = {
-    *("by", "offset", "unless", "sum", "min", "max", "group", "rate", "increase", "histogram_quantile"),
+    *("by", "offset", "unless", "sum", "min", "max", "group", "rate", "increase", "histogram_quantile", "time"),
     *("namespace", "release", "h", "m", "s"),
 }
 

@@ -81,9 +81,12 @@ def test_what_serves_is_probed(installation: str) -> None:
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
         service = labels(pod)["app.kubernetes.io/component"]
         if service in SERVICES:
-            own = {"port": 50051, "service": f"throughline.{service}.v1.{service.title()}Service"}
+            # Over TLS there is a port for health alone: Kubernetes' probes cannot speak it.
+            port = 50061 if VALUES[installation].get("tls", {}).get("enabled") else 50051
+            own = {"port": port, "service": f"throughline.{service}.v1.{service.title()}Service"}
             assert container["startupProbe"]["grpc"] == container["readinessProbe"]["grpc"] == own
-            assert container["livenessProbe"]["grpc"] == {"port": 50051, "service": "liveness"}
+            assert container["livenessProbe"]["grpc"] == {"port": port, "service": "liveness"}
+            assert port in {each["containerPort"] for each in container["ports"]}
 
 
 @every_installation
@@ -110,7 +113,7 @@ def test_no_secret_stands_in_the_clear(installation: str) -> None:
         for container in containers(pod):
             for variable in container.get("env", []):
                 if SECRETIVE.search(variable["name"]) and "value" in variable:
-                    assert variable["value"].startswith("$("), f"{name}: {variable['name']}"
+                    assert variable["value"].startswith(("$(", "/etc/throughline/")), f"{name}: {variable['name']}"
             for variable in container.get("env", []):
                 assert not re.search(r"://[^/@]*:[^/@]*@", variable.get("value", "")), name
     for config in of_kind(documents, "ConfigMap"):

@@ -12,6 +12,13 @@ THROUGHLINE_STREAM_PREFIX: {{ .Values.nats.streamPrefix }}
 {{- if .Values.nats.credentialsSecret }}
 THROUGHLINE_NATS_CREDENTIALS: /etc/throughline/nats/user.creds
 {{- end }}
+{{- if .Values.nats.caSecret }}
+THROUGHLINE_NATS_CA_FILE: /etc/throughline/nats-ca/ca.crt
+{{- end }}
+{{- if .Values.nats.certificateSecret }}
+THROUGHLINE_NATS_CERT_FILE: /etc/throughline/nats-certificate/tls.crt
+THROUGHLINE_NATS_KEY_FILE: /etc/throughline/nats-certificate/tls.key
+{{- end }}
 PERSISTENCE_MODULE: eventsourcing.postgres
 POSTGRES_HOST: {{ include "throughline.postgresHost" . | quote }}
 POSTGRES_PORT: {{ .Values.postgres.port | quote }}
@@ -60,6 +67,12 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 
 {{/* Files that connections need, and where they are. */}}
 {{- define "throughline.connectionMounts" -}}
+{{- with .Values.nats.caSecret }}
+- {name: nats-ca, mountPath: /etc/throughline/nats-ca, readOnly: true}
+{{- end }}
+{{- with .Values.nats.certificateSecret }}
+- {name: nats-certificate, mountPath: /etc/throughline/nats-certificate, readOnly: true}
+{{- end }}
 {{- with .Values.nats.credentialsSecret }}
 - {name: nats-credentials, mountPath: /etc/throughline/nats, readOnly: true}
 {{- end }}
@@ -69,6 +82,14 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- end }}
 
 {{- define "throughline.connectionVolumes" -}}
+{{- with .Values.nats.caSecret }}
+- name: nats-ca
+  secret: {secretName: {{ . }}, defaultMode: 0444, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- with .Values.nats.certificateSecret }}
+- name: nats-certificate
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
 {{- with .Values.nats.credentialsSecret }}
 - name: nats-credentials
   secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: user.creds, path: user.creds}]}
@@ -76,6 +97,82 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- with .Values.postgres.caSecret }}
 - name: postgres-ca
   secret: {secretName: {{ . }}, defaultMode: 0444, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- end }}
+
+{{/* How callers are known, and what they may offer. (dict "root" $ "service" "identity") Files are mounted whole, so that what is
+renewed reaches running pods. */}}
+{{- define "throughline.callingEnv" -}}
+{{- $values := .root.Values }}
+{{- if $values.tls.enabled }}
+- {name: THROUGHLINE_TLS_CERT_FILE, value: /etc/throughline/tls/tls.crt}
+- {name: THROUGHLINE_TLS_KEY_FILE, value: /etc/throughline/tls/tls.key}
+{{- if eq $values.tls.clientCertificates "required" }}
+- {name: THROUGHLINE_TLS_CA_FILE, value: /etc/throughline/tls/ca.crt}
+{{- end }}
+- {name: THROUGHLINE_TLS_CLIENT_CERTIFICATES, value: {{ $values.tls.clientCertificates | quote }}}
+# For probes, which cannot speak TLS; health and nothing else.
+- {name: THROUGHLINE_HEALTH_PORT, value: "50061"}
+{{- end }}
+{{- with $values.auth }}
+{{- if .by }}
+- {name: THROUGHLINE_AUTH, value: {{ join "," .by | quote }}}
+{{- range $variable, $value := dict "ISSUER" .issuer "AUDIENCE" .audience "JWKS" .jwks }}
+{{- if and $value (has "jwt" $values.auth.by) }}
+- {name: THROUGHLINE_AUTH_{{ $variable }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+{{- if has "jwt" .by }}
+- {name: THROUGHLINE_AUTH_ROLES_CLAIM, value: {{ .rolesClaim | quote }}}
+- {name: THROUGHLINE_AUTH_SOURCES_CLAIM, value: {{ .sourcesClaim | quote }}}
+{{- end }}
+{{- if .keySecret }}
+- {name: THROUGHLINE_AUTH_KEY_FILE, value: /etc/throughline/auth-key/key}
+{{- end }}
+{{- if .caSecret }}
+- {name: THROUGHLINE_AUTH_CA_FILE, value: /etc/throughline/auth-ca/ca.crt}
+{{- end }}
+{{- if .callers }}
+- {name: THROUGHLINE_AUTH_CALLERS_FILE, value: /etc/throughline/calling/callers.json}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if eq .service "ingestion" }}
+{{- with $values.quotas }}
+- {name: INGESTION_QUOTA_EVENTS, value: {{ .events | int64 | quote }}}
+- {name: INGESTION_QUOTA_BYTES, value: {{ .bytes | int64 | quote }}}
+- {name: INGESTION_QUOTA_BURST_SECONDS, value: {{ .burstSeconds | quote }}}
+{{- if .sources }}
+- {name: INGESTION_QUOTAS_FILE, value: /etc/throughline/calling/quotas.json}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The same, as mounts or as volumes: by name, the path and the source. */}}
+{{- define "throughline.callingFiles" -}}
+{{- $values := .root.Values }}
+{{- $name := include "throughline.name" .root }}
+{{- if $values.tls.enabled }}
+tls: {secret: {secretName: {{ $values.tls.existingSecret | default (printf "%s-%s-tls" $name .service) }}, defaultMode: 0440}}
+{{- end }}
+{{- if and $values.auth.by $values.auth.keySecret }}
+auth-key: {secret: {secretName: {{ $values.auth.keySecret }}, defaultMode: 0440}}
+{{- end }}
+{{- if and $values.auth.by $values.auth.caSecret }}
+auth-ca: {secret: {secretName: {{ $values.auth.caSecret }}, defaultMode: 0444}}
+{{- end }}
+{{- if include "throughline.calling" .root }}
+calling: {configMap: {name: {{ $name }}-calling}}
+{{- end }}
+{{- end }}
+
+{{- define "throughline.calling" -}}
+{{- if .Values.auth.callers }}
+callers.json: {{ toJson .Values.auth.callers | quote }}
+{{- end }}
+{{- if .Values.quotas.sources }}
+quotas.json: {{ toJson .Values.quotas.sources | quote }}
 {{- end }}
 {{- end }}
 

@@ -66,6 +66,38 @@ is refused by values.schema.json.
 {{- if and $values.prepare.enabled $values.externalSecrets.enabled }}
 {{- fail "prepare.enabled and externalSecrets.enabled are both true: schemas are made before the release, and its ExternalSecrets, are there; fetch the secrets beforehand and name them, or make the schemas otherwise" }}
 {{- end }}
+{{- if and $values.tls.enabled (not $values.tls.existingSecret) (not $values.certificates.enabled) }}
+{{- fail "tls.enabled is true: set tls.existingSecret to a secret with tls.crt, tls.key and ca.crt, or certificates.enabled where cert-manager makes them" }}
+{{- end }}
+{{- if and $values.certificates.enabled (not $values.tls.enabled) }}
+{{- fail "certificates.enabled is true, but tls.enabled is false: the services would not use them; set tls.enabled" }}
+{{- end }}
+{{- if and $values.certificates.enabled (not $values.certificates.issuerRef.name) }}
+{{- fail "certificates.enabled is true: set certificates.issuerRef.name to the issuer that signs" }}
+{{- end }}
+{{- with $values.auth }}
+{{- if and (has "certificate" .by) (not (and $values.tls.enabled (eq $values.tls.clientCertificates "required"))) }}
+{{- fail "auth.by has certificate: set tls.enabled, and tls.clientCertificates to required, or nobody shows one" }}
+{{- end }}
+{{- if and (has "jwt" .by) (not (and .issuer .audience)) }}
+{{- fail "auth.by has jwt: set auth.issuer and auth.audience, or tokens of others would do" }}
+{{- end }}
+{{- if and (has "jwt" .by) (not $values.tls.enabled) (not .provedElsewhere) }}
+{{- fail "auth.by has jwt, but tls.enabled is false: tokens would travel in the clear; set tls.enabled, or auth.provedElsewhere where a mesh guards the way" }}
+{{- end }}
+{{- if and .jwks .keySecret }}
+{{- fail "auth.jwks and auth.keySecret are both given: the keys of tokens can come from one place only" }}
+{{- end }}
+{{- if and (not .by) (or .issuer .audience .jwks .keySecret .caSecret .callers) }}
+{{- fail "auth says how callers prove themselves, but auth.by is empty: nobody would be asked to; set it to [jwt], [certificate] or both" }}
+{{- end }}
+{{- if and (eq (join "," .by) "jwt") $values.helmTest.enabled (not $values.helmTest.tokenSecret) }}
+{{- fail "auth.by is jwt, and helm test has no token: set helmTest.tokenSecret, or helmTest.enabled to false" }}
+{{- end }}
+{{- end }}
+{{- if and $values.nats.certificateSecret (not $values.nats.caSecret) }}
+{{- fail "nats.certificateSecret is given without nats.caSecret: name the secret whose ca.crt vouches for the bus" }}
+{{- end }}
 {{- if and $values.route.enabled (not $values.route.parentRefs) }}
 {{- fail "route.enabled is true: set route.parentRefs to the Gateway that takes the calls, e.g. [{name: public, namespace: gateways}]" }}
 {{- end }}
@@ -73,8 +105,11 @@ is refused by values.schema.json.
 {{- fail "ingress.enabled is true: set ingress.host; without a host name the Ingress would take every other host's gRPC calls too" }}
 {{- end }}
 {{- if $values.production }}
-{{- if eq $values.auth.defaultRole "admin" }}
+{{- if and (not $values.auth.by) (eq $values.auth.defaultRole "admin") }}
 {{- fail "production is true, but auth.defaultRole is admin: whoever reaches a service and names no role could do everything; set it to none" }}
+{{- end }}
+{{- if and (not (and $values.auth.by $values.tls.enabled)) (not $values.auth.provedElsewhere) }}
+{{- fail "production is true, but callers are believed or called in the clear: set auth.by and tls.enabled, or auth.provedElsewhere where a mesh or the like does both" }}
 {{- end }}
 {{- if $values.development.sync }}
 {{- fail "production is true, but development.sync lets code be written into running pods: set it to false" }}
@@ -134,5 +169,10 @@ is refused by values.schema.json.
  THROUGHLINE_GRACE_SECONDS, THROUGHLINE_DEFAULT_ROLE, THROUGHLINE_LOG_LEVEL, THROUGHLINE_NATS_URL, THROUGHLINE_NATS_CREDENTIALS,
  THROUGHLINE_NATS_REPLICAS, THROUGHLINE_STREAM_PREFIX, THROUGHLINE_KEY_STORE, THROUGHLINE_KEY_STORE_SCHEMA,
  PERSISTENCE_MODULE, POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DBNAME, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_SCHEMA,
+ THROUGHLINE_TLS_CERT_FILE, THROUGHLINE_TLS_KEY_FILE, THROUGHLINE_TLS_CA_FILE, THROUGHLINE_TLS_CLIENT_CERTIFICATES,
+ THROUGHLINE_HEALTH_PORT, THROUGHLINE_AUTH, THROUGHLINE_AUTH_ISSUER, THROUGHLINE_AUTH_AUDIENCE, THROUGHLINE_AUTH_JWKS,
+ THROUGHLINE_AUTH_KEY_FILE, THROUGHLINE_AUTH_CA_FILE, THROUGHLINE_AUTH_ROLES_CLAIM, THROUGHLINE_AUTH_SOURCES_CLAIM,
+ THROUGHLINE_AUTH_CALLERS_FILE, THROUGHLINE_NATS_CA_FILE, THROUGHLINE_NATS_CERT_FILE, THROUGHLINE_NATS_KEY_FILE,
+ INGESTION_QUOTA_EVENTS, INGESTION_QUOTA_BYTES, INGESTION_QUOTA_BURST_SECONDS, INGESTION_QUOTAS_FILE,
  PGPASSWORD, PGSSLMODE, PGSSLROOTCERT, OTEL_EXPORTER_OTLP_ENDPOINT]
 {{- end }}
