@@ -10,6 +10,7 @@ import grpc
 import pytest
 from line import DAY, START, Line, identifier, interaction, scattered_history
 
+from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import identity_pb2, rules_pb2
 from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
@@ -207,6 +208,7 @@ async def define(line: Line) -> None:
         population=metrics_pb2.Condition(channels=["phone"]),
         numerator=metrics_pb2.Condition(matters=["delivery"]),
     )
+    told = await line.scoring.GetScorecard(scoring_pb2.GetScorecardRequest(subject_kind=events_pb2.SUBJECT_KIND_ALL))
     await line.scoring.DefineMetric(scoring_pb2.DefineMetricRequest(definition=metric, defined_by="kim"))
     await line.settled()
     for channel in ("phone", "store", "phone"):
@@ -215,3 +217,11 @@ async def define(line: Line) -> None:
                 subject_kind=events_pb2.SUBJECT_KIND_CHANNEL, subject=channel, published_by="kim"
             )
         )
+    await line.scoring.PublishScorecard(
+        scoring_pb2.PublishScorecardRequest(
+            subject_kind=events_pb2.SUBJECT_KIND_ALL,
+            published_by="kim",
+            as_of=told.as_of,
+            between=eventlog_pb2.Interval(end=START + 30 * DAY),
+        )
+    )

@@ -12,9 +12,11 @@ import pytest
 from line import DAY, START, Line, identifier, scattered_history
 
 from throughline.eventlog.v1 import eventlog_pb2
+from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import identity_pb2
 from throughline.journey.v1 import journey_pb2
 from throughline.scoring.v1 import events_pb2, scoring_pb2
+from throughline_kernel import hex_id
 
 pytestmark = pytest.mark.e2e
 
@@ -34,10 +36,74 @@ async def told(call: Awaitable[Any]) -> Answer:
         return refused.code().name, None
 
 
+def who_is_who(line: Line, client_ids: list[str]) -> dict[str, Callable[[int], Awaitable[Any]]]:
+    """What identity can be asked as of an instant."""
+    stub = line.identity
+    asked: dict[str, Callable[[int], Awaitable[Any]]] = {
+        "proposals": lambda at: stub.ListProposals(identity_pb2.ListProposalsRequest(as_of=at)),
+        "to be forgotten": lambda at: stub.ListForgettings(identity_pb2.ListForgettingsRequest(as_of=at)),
+    }
+    for client_id in client_ids:
+        asked[f"client {client_id}"] = lambda at, c=client_id: stub.GetClient(
+            identity_pb2.GetClientRequest(client_id=c, as_of=at)
+        )
+        asked[f"meaning of {client_id}"] = lambda at, c=client_id: stub.ResolveClient(
+            identity_pb2.ResolveClientRequest(client_id=c, as_of=at)
+        )
+        for name, between in (("ever", EVER), ("in the middle", MIDDLE)):
+            asked[f"interactions of {client_id} {name}"] = lambda at, c=client_id, b=between: (
+                stub.ListClientInteractions(
+                    identity_pb2.ListClientInteractionsRequest(client_id=c, as_of=at, between=b, page_size=1_000)
+                )
+            )
+    for person in range(PEOPLE):
+        for each in (identifier("loyalty_card", f"92{person:06}"), identifier("cookie", f"c{person}")):
+            asked[f"meaning of {each.type} {person}"] = lambda at, i=each: stub.ResolveClient(
+                identity_pb2.ResolveClientRequest(identifiers=[i], as_of=at)
+            )
+            asked[f"reasons of {each.type} {person}"] = lambda at, i=each: stub.ExplainLink(
+                identity_pb2.ExplainLinkRequest(identifier=i, as_of=at)
+            )
+    for number in range(0, 90, 9):
+        interaction_id = hex_id("interaction", "web", str(number))
+        asked[f"reasons of interaction {number}"] = lambda at, i=interaction_id: stub.ExplainLink(
+            identity_pb2.ExplainLinkRequest(interaction_id=i, as_of=at)
+        )
+    return asked
+
+
+def inboxes(line: Line) -> dict[str, Callable[[int], Awaitable[Any]]]:
+    """What feedback can be asked as of an instant, of all cases and items of the history."""
+    stub = line.feedback
+    asked: dict[str, Callable[[int], Awaitable[Any]]] = {}
+    states = [number for number in feedback_pb2.CaseState.values() if number]
+    for name, between in (("ever", EVER), ("in the middle", MIDDLE)):
+        asked[f"departments {name}"] = lambda at, b=between: stub.GetDepartmentStats(
+            feedback_pb2.GetDepartmentStatsRequest(as_of=at, between=b)
+        )
+        for department in ("customer_care", "delivery", "billing"):
+            asked[f"inbox of {department} {name}"] = lambda at, d=department, b=between: stub.ListInbox(
+                feedback_pb2.ListInboxRequest(department=d, states=states, as_of=at, between=b, page_size=500)
+            )
+    for number in range(90):
+        feedback_id = hex_id("feedback", hex_id("interaction", "web", str(number)), "0")
+        asked[f"item {number}"] = lambda at, i=feedback_id: stub.GetFeedback(
+            feedback_pb2.GetFeedbackRequest(feedback_id=i, as_of=at)
+        )
+    return asked
+
+
 def questions(line: Line, client_ids: list[str]) -> dict[str, Callable[[int], Awaitable[Any]]]:
     """Everything that can be asked as of an instant, alone and with an interval."""
-    asked: dict[str, Callable[[int], Awaitable[Any]]] = {}
+    asked = who_is_who(line, client_ids) | inboxes(line)
     for name, between in (("ever", EVER), ("in the middle", MIDDLE)):
+        for journey in ("", "social_to_store", "service_request"):
+            asked[f"variants of {journey} {name}"] = lambda at, j=journey, b=between: line.journey.GetVariants(
+                journey_pb2.GetVariantsRequest(journey=j, as_of=at, between=b)
+            )
+            asked[f"stages of {journey} {name}"] = lambda at, j=journey, b=between: line.journey.GetJourneyStats(
+                journey_pb2.GetJourneyStatsRequest(journey=j, as_of=at, between=b)
+            )
         for client_id in client_ids:
             asked[f"history of {client_id} {name}"] = lambda at, c=client_id, b=between: line.journey.GetTimeline(
                 journey_pb2.GetTimelineRequest(client_id=c, as_of=at, between=b, page_size=1_000)

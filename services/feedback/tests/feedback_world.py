@@ -15,7 +15,7 @@ from feedback.adapters.route_files import packaged_routes
 from feedback.adapters.vault import VaultWords
 from feedback.application.caring import Caring
 from feedback.application.desk import Desk
-from feedback.application.intake import Intake
+from feedback.application.intake import Intake, interaction_feedback_id
 from feedback.application.queries import Queries
 from feedback.application.replay import make_fold
 from feedback.application.state import LiveState
@@ -77,6 +77,11 @@ def answer(
     if score is not None:
         given.score = score
     return given
+
+
+def item_id(name: str, entry: int = 0) -> str:
+    """The id of an answer that a named interaction carries."""
+    return interaction_feedback_id(hex_id("interaction", "till", name), entry)
 
 
 @dataclass

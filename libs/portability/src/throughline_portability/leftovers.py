@@ -25,13 +25,15 @@ from throughline_rpc import access_log_of
 
 PAGE: Final = 2_000
 _FORGOTTEN: Final = identity_events.ClientForgotten.DESCRIPTOR.full_name
-# Where ids may stand: they say that somebody was forgotten, that an interaction was recorded once for ever, up to
-# where something was heard, or who read what.
+# Where ids may stand: they say that somebody was forgotten, or was one with somebody, that an interaction was recorded
+# once for ever, up to where something was heard, or who read what.
 _TOMBS: Final = {
     *((f"{service}_access", "access_by_id") for service in SERVICES),
     ("identity", "clients"),
+    ("identity", "clients_until"),
     ("identity", "forgotten"),
     ("identity", "identifiers"),
+    ("identity", "identifiers_until"),
     ("identity", "interactions"),
     *((service, "directory_clients") for service in ("journey", "feedback", "scoring")),
     *((service, "directory_clients_since") for service in ("journey", "feedback", "scoring")),

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from throughline_eventlog import (
     POISON,
     Codec,
+    Commit,
     Derivation,
     NewEvent,
     Reader,
@@ -229,7 +230,7 @@ class Deriver:
         return False
 
     def _decide(self, tx: Transaction, group: _Group, own: Reader, upstreams: Mapping[str, Reader]) -> int:
-        then = _Then(tx, group.now)
+        then = _Then(tx, group.now, own)
         deciding = cast("Transaction", then)
         refused: Sequence[Refusal] = ()
         step, taken, events = group.step, "asked for", 0
@@ -363,12 +364,18 @@ class _Group:
 class _Then:
     """A transaction at the time at which the log says that it was; what is appended is at hand."""
 
-    def __init__(self, tx: Transaction, now: int) -> None:
+    def __init__(self, tx: Transaction, now: int, own: Reader) -> None:
         self._tx = tx
+        self._own = own
         self.now = now
         self.appended: list[NewEvent] = []
         self.get, self.get_many, self.scan = tx.get, tx.get_many, tx.scan
         self.put, self.put_many, self.delete = tx.put, tx.put_many, tx.delete
+
+    def commit_at(self, as_of: int | None = None) -> Commit:
+        """The last commit up to an instant and before this one: the log's, since the store beside keeps no times."""
+        before = self.now - 1
+        return self._own.commit_at(before if as_of is None else min(as_of, before))
 
     def append(self, events: Sequence[NewEvent]) -> list[int]:
         """Appends to the log beside."""

@@ -5,20 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-from feedback_world import HOUR, START, World, answer, client, submission
+from feedback_world import HOUR, START, World, answer, client, item_id, submission
 
 from feedback.application import tables
-from feedback.application.intake import interaction_feedback_id
 from feedback.domain.cases import CaseState
 from feedback.domain.lifecycle import Acknowledge, Resolve
 from throughline.ingestion.v1 import interaction_pb2 as interaction
 from throughline_kernel import ConflictError, NotFoundError, Recorded, hex_id
 
 NPS = interaction.FEEDBACK_KIND_NPS
-
-
-def item_id(name: str, entry: int = 0) -> str:
-    return interaction_feedback_id(hex_id("interaction", "till", name), entry)
 
 
 async def test_an_interaction_with_answers_becomes_an_item_each(world: World) -> None:

@@ -103,7 +103,7 @@ class World:
             who = self.say.client(name)
             page = self.line.queries.timeline(who, 0, ALWAYS, 0, 1_000)
             told[name] = page.client_id, page.entries, self.line.queries.context(who, (), "store", self.instant())
-        return told
+        return told | self.counted(self.instant(), 0)
 
     def then(self, instant: int) -> dict[str, Any]:
         """What everyone was told at an instant."""
@@ -112,6 +112,17 @@ class World:
             who = self.say.client(name)
             page = self.line.queries.timeline(who, instant, ALWAYS, 0, 1_000)
             told[name] = page.client_id, page.entries, self.line.queries.earlier_context(who, (), "store", instant)
+        return told | self.counted(time.time_ns() // 1_000, instant)
+
+    def counted(self, now: int, as_of: int) -> dict[str, Any]:
+        """Figures over everyone, and the definitions that they hang on."""
+        queries, start = self.line.queries, self.say.START + self.start
+        middle = Interval(start + 5 * self.say.DAY, start + 12 * self.say.DAY)
+        told: dict[str, Any] = {"definitions": queries.definitions(as_of)}
+        for between in (ALWAYS, middle):
+            for journey in ("", "social_to_store"):
+                told[f"variants {journey} {between}"] = queries.variants(journey, 5, now, as_of, between)
+            told[f"stats {between}"] = queries.stats("social_to_store", now, as_of, between)
         return told
 
 
@@ -171,6 +182,35 @@ def test_an_interval_shows_what_happened_in_it_whenever_it_was_recorded(world: W
         Interval.between(5, 5)
 
 
+def test_figures_of_an_interval_count_what_began_in_it_and_histories_what_happened(world: World) -> None:
+    """A journey counts where it was started, with all that is known of it; of a whole history what lies in it."""
+    say, queries = world.say, world.line.queries
+    start = say.START + world.start
+    for day, kind in ((1, KINDS[0]), (3, KINDS[1]), (6, KINDS[2])):
+        world.step("note", "ann", (day, kind))
+    world.step("note", "bob", (4, KINDS[0]))
+    early, late = (Interval(start + a * say.DAY, start + b * say.DAY) for a, b in ((0, 4), (4, 9)))
+    now = world.instant()
+    assert [queries.stats("social_to_store", now, 0, each)[1].started for each in (early, late, ALWAYS)] == [1, 1, 2]
+    assert queries.stats("social_to_store", now, 0, early)[1].completed == 1
+    counted, _ = queries.variants("", 5, now, 0, early)
+    assert [(each.channels, each.count) for each in counted.variants] == [(("instagram", "web"), 1)]
+    counted, _ = queries.variants("", 5, now, 0, late)
+    assert {each.channels for each in counted.variants} == {("instagram",), ("store",)}
+
+
+def test_silence_is_judged_at_the_instant_that_is_asked_for(world: World) -> None:
+    """Not when the last commit was, and never later than now."""
+    world.step("define", "ann", 2)
+    world.step("note", "ann", (19, KINDS[0]))
+    instant = world.instant()
+    later = instant + 2 * world.say.DAY
+    for asked, now, still_open in ((instant, later, 1), (later, later, 0), (later + world.say.DAY, instant, 1)):
+        _, counts, commit = world.line.queries.stats("social_to_store", now, asked)
+        assert (counts.open, counts.abandoned) == (still_open, 1 - still_open)
+        assert commit.recorded_at == instant
+
+
 def test_who_was_forgotten_since_is_in_no_earlier_answer(world: World) -> None:
     """Bob was Ann for a while, then was forgotten: her history of then has hers alone, and says what it leaves out."""
     ann, bob = world.say.client("ann"), world.say.client("bob")
@@ -187,6 +227,11 @@ def test_who_was_forgotten_since_is_in_no_earlier_answer(world: World) -> None:
     page = world.line.queries.timeline(ann, merged, ALWAYS, 0, 100)
     assert [(entry.type, entry.channel) for entry in page.entries] == [("interaction", "web")]
     assert page.withheld == 1
+    # Nor is anything of it in figures over everyone: of the two histories, and of the longer one, hers is left.
+    for instant in (alone, merged):
+        counted, _ = world.line.queries.variants("", 5, world.instant(), instant)
+        assert [(each.channels, each.count) for each in counted.variants] == [(("web",), 1)]
+        assert world.line.queries.stats("social_to_store", world.instant(), instant)[1].started == 0
     context = world.line.queries.earlier_context(ann, (), "store", merged)
     assert (context.context.interactions, context.withheld) == (1, 1)
     assert context.context.who.alias_ids == ()

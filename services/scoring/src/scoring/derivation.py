@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from scoring.adapters.who_is_who import DirectoryTables
 from scoring.application import messages
@@ -20,6 +20,14 @@ from throughline_eventlog import NotAskedError, Reader, Transaction
 from throughline_kernel import AUDIT, Recorded, Refusal
 
 _ASKED: Final = frozenset({messages.SCORE_COMPUTED, messages.METRIC_DEFINED, messages.FORMULA_PUBLISHED})
+
+
+class _Figure(NamedTuple):
+    """One figure of a scorecard that was asked for."""
+
+    card: bytes
+    metric: str
+    aspect: str
 
 
 class ScoringDerivation:
@@ -49,7 +57,7 @@ class ScoringDerivation:
     def ask(self, tx: Transaction, logged: Sequence[Recorded]) -> Sequence[Refusal]:
         """Scorecards, metrics and formulas."""
         refused: list[Refusal] = []
-        scored: set[tuple[int, str, str, str]] = set()
+        scored: set[_Figure] = set()
         for event in logged:
             if event.type not in _ASKED:
                 raise NotAskedError(event)
@@ -64,13 +72,17 @@ class ScoringDerivation:
             else:
                 computed = pb.ScoreComputed.FromString(event.payload)
                 score = computed.score
-                figure = (score.subject_kind, score.subject, score.metric, score.aspect)
+                card = api.PublishScorecardRequest(
+                    subject_kind=score.subject_kind,
+                    subject=score.subject,
+                    published_by=computed.published_by,
+                    as_of=computed.as_of,
+                    between=score.between,
+                )
+                figure = _Figure(card.SerializeToString(deterministic=True), score.metric, score.aspect)
                 # A scorecard is as many events as it has figures; where one comes again, it was published again.
-                if figure in scored or figure[:2] not in {each[:2] for each in scored}:
-                    scored = {each for each in scored if each[:2] != figure[:2]}
-                    card = api.PublishScorecardRequest(
-                        subject_kind=score.subject_kind, subject=score.subject, published_by=computed.published_by
-                    )
+                if figure in scored or figure.card not in {each.card for each in scored}:
+                    scored = {each for each in scored if each.card != figure.card}
                     # Whatever it was published for: a card that a client's consent forbade left no event.
                     results = self._publish(tx, [(card, AUDIT)])
                 scored.add(figure)

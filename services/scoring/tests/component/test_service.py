@@ -265,6 +265,40 @@ async def test_a_published_scorecard_reads_back_the_same_for_ever(running: Runni
         assert page.score == score
 
 
+async def test_a_scorecard_as_of_an_instant_and_of_an_interval_is_published_with_both_times(running: Running) -> None:
+    """What was known then of what began in it, to the last bit, whatever was heard since; and its evidence with it."""
+    fill(running.up)
+    await running.publish()
+    ever = await running.stub.GetScorecard(api.GetScorecardRequest(subject_kind=CHANNEL, subject="web"))
+    answers = [event.occurred_at for event in running.up.feedback.events if event.type.endswith("FeedbackReceived")]
+    between = eventlog_pb2.Interval(start=min(answers), end=sorted(answers)[len(answers) // 2])
+    asked = api.GetScorecardRequest(subject_kind=CHANNEL, subject="web", as_of=ever.as_of, between=between)
+    then = await running.stub.GetScorecard(asked)
+    assert 0 < by_name(then.scores, "volume").n < by_name(ever.scores, "volume").n
+    for number in range(3):
+        running.up.received("c2", f"more{number}", min(answers), "call2", score=0)
+    await running.publish()
+    published = await running.stub.PublishScorecard(
+        api.PublishScorecardRequest(
+            subject_kind=CHANNEL, subject="web", published_by="ann", as_of=ever.as_of, between=between
+        )
+    )
+    assert (list(published.scores), published.as_of) == (list(then.scores), ever.as_of)
+    with running.scoring.store.snapshot() as reader:
+        logged = [
+            pb.ScoreComputed.FromString(event.payload)
+            for event in reader.read()
+            if event.type.endswith("ScoreComputed")
+        ]
+    assert [each.score for each in logged] == list(then.scores)
+    assert {(each.as_of, each.score.position, each.score.between.end) for each in logged} == {
+        (ever.as_of, ever.position, between.end)
+    }
+    nps = by_name(published.scores, "nps")
+    page = await running.stub.ExplainScore(api.ExplainScoreRequest(score_id=nps.score_id))
+    assert (page.score, len(page.event_ids)) == (nps, nps.n)
+
+
 async def test_credit_adds_up_over_channels_campaigns_and_models(running: Running) -> None:
     """Every conversion is credited once per model, and its value with it, to the micro."""
     fill(running.up)

@@ -40,19 +40,20 @@ identifier_option = click.option(
 @click.command()
 @click.argument("client_id", default="")
 @identifier_option
+@as_of_option
 @output_option
 @connected
-async def resolve(client: Throughline, *, client_id: str, identifiers: Identifiers, output: str) -> None:
-    """Tell which client an id, an alias or identifiers mean now.
+async def resolve(client: Throughline, *, client_id: str, identifiers: Identifiers, as_of: int, output: str) -> None:
+    """Tell which client an id, an alias or identifiers mean now, or meant at an instant.
 
     \b
     Examples:
       throughline resolve -i loyalty_card=2322
       throughline resolve -i email=a@shop.eu -i phone=+43123456
-      throughline resolve 5f0c...
+      throughline resolve 5f0c... --as-of 2026-05-03T14:00:00+02:00
     """
     one_of(client_id, identifiers)
-    answer = await client.identity.resolve(client_id, identifiers=identifiers)
+    answer = await client.identity.resolve(client_id, identifiers=identifiers, as_of=as_of)
     if output == "json":
         print_json(plain(answer))
         return
@@ -63,6 +64,7 @@ async def resolve(client: Throughline, *, client_id: str, identifiers: Identifie
             "also meant": list(answer.other_client_ids),
         }
     )
+    _as_known(answer)
 
 
 @click.command()
@@ -195,7 +197,7 @@ async def history(
     if watch and (as_of or between != ALWAYS):
         raise click.UsageError("--watch shows what is new, --as-of and --between what was: choose one")
     if not client_id:
-        client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
+        client_id = (await client.identity.resolve(identifiers=identifiers, as_of=as_of)).client_id
     show = _print_entry if output == "json" else _echo_entry
     entries: list[journey_pb2.TimelineEntry] = []
     left_out: list[consent_pb2.LeftOut] = []
@@ -235,16 +237,19 @@ def _history_row(entry: journey_pb2.TimelineEntry) -> list[object]:
 
 @click.command("client")
 @click.argument("client_id")
+@as_of_option
 @output_option
 @connected
-async def client_command(client: Throughline, *, client_id: str, output: str) -> None:
-    """Show one client: aliases, identifiers (hashed), merges, proposals, consents.
+async def client_command(client: Throughline, *, client_id: str, as_of: int, output: str) -> None:
+    """Show one client: aliases, identifiers (hashed), merges, proposals, consents; now, or as it was at an instant.
 
     \b
-    Example:
+    Examples:
       throughline client 5f0c...
+      throughline client 5f0c... --as-of 2026-05-03T14:00:00+02:00
     """
-    found = await client.identity.client(client_id)
+    answer = await client.identity.client_known(client_id, as_of=as_of)
+    found = answer.client
     if output == "json":
         print_json(plain(found))
         return
@@ -284,6 +289,13 @@ async def client_command(client: Throughline, *, client_id: str, output: str) ->
         ["purpose", "granted", "scope", "source", "at"],
         [[c.purpose, c.granted, c.scope, c.source, when(c.at)] for c in found.consents],
     )
+    _as_known(answer)
+
+
+def _as_known(
+    answer: identity_pb2.GetClientResponse | identity_pb2.ResolveClientResponse | identity_pb2.ExplainLinkResponse,
+) -> None:
+    click.echo(f"\nAs identity knew it at {exactly(answer.as_of)}, position {answer.position}.")
 
 
 _MERGES = ["merge", "client", "merged", "by", "at", "undone", "rule"]
@@ -305,20 +317,24 @@ def _merge_row(merge: identity_pb2.Merge) -> list[object]:
 @click.command()
 @click.argument("interaction_id", default="")
 @identifier_option
+@as_of_option
 @output_option
 @connected
-async def explain(client: Throughline, *, interaction_id: str, identifiers: Identifiers, output: str) -> None:
-    """Tell why an interaction or an identifier belongs to its client: the events and the rule.
+async def explain(
+    client: Throughline, *, interaction_id: str, identifiers: Identifiers, as_of: int, output: str
+) -> None:
+    """Tell why an interaction or an identifier belongs to its client, or did at an instant: the events and the rule.
 
     \b
     Examples:
       throughline explain 9a41...
+      throughline explain 9a41... --as-of 2026-05-03T14:00:00+02:00
       throughline explain -i loyalty_card=2322
     """
     if bool(interaction_id) == bool(identifiers) or len(identifiers) > 1:
         raise click.UsageError("name either one INTERACTION_ID or one --identifier TYPE=VALUE")
     answer = await client.identity.explain(
-        interaction_id=interaction_id, identifier=identifiers[0] if identifiers else None
+        interaction_id=interaction_id, identifier=identifiers[0] if identifiers else None, as_of=as_of
     )
     if output == "json":
         print_json(plain(answer))
@@ -338,6 +354,7 @@ async def explain(client: Throughline, *, interaction_id: str, identifiers: Iden
             for step in answer.steps
         ],
     )
+    _as_known(answer)
 
 
 @click.command()
@@ -390,16 +407,18 @@ async def undo_merge(client: Throughline, *, merge_id: str, by: str, reason: str
 
 
 @click.command()
+@as_of_option
 @output_option
 @connected
-async def proposals(client: Throughline, *, output: str) -> None:
-    """List the merges that wait for a person, since both sides are known persons.
+async def proposals(client: Throughline, *, as_of: int, output: str) -> None:
+    """List the merges that wait for a person, since both sides are known persons; or that did at an instant.
 
     \b
-    Example:
+    Examples:
       throughline proposals
+      throughline proposals --as-of 2026-05-03T14:00:00+02:00
     """
-    found = [each async for each in client.identity.proposals()]
+    found = [each async for each in client.identity.proposals(as_of=as_of)]
     if output == "json":
         print_json([plain(each) for each in found])
         return
@@ -471,17 +490,19 @@ async def forget(
 
 @click.command()
 @click.option("--scheduled", is_flag=True, help="Those whose grace time is not over instead.")
+@as_of_option
 @output_option
 @connected
-async def forgotten(client: Throughline, *, scheduled: bool, output: str) -> None:
-    """List who was forgotten, or is to be.
+async def forgotten(client: Throughline, *, scheduled: bool, as_of: int, output: str) -> None:
+    """List who was forgotten, or is to be; now, or by an instant.
 
     \b
     Examples:
       throughline forgotten
+      throughline forgotten --as-of 2026-05-03
       throughline forgotten --scheduled --output json
     """
-    found = [each async for each in client.identity.forgettings(done=not scheduled)]
+    found = [each async for each in client.identity.forgettings(done=not scheduled, as_of=as_of)]
     if output == "json":
         print_json([plain(each) for each in found])
         return

@@ -6,7 +6,7 @@ import click
 
 from throughline_client.client import Throughline
 from throughline_client.commands.clients import Identifiers, identifier_option
-from throughline_client.commands.running import Instant, connected, one_of, output_option
+from throughline_client.commands.running import Instant, as_of_option, connected, one_of, output_option
 from throughline_client.commands.showing import plain, print_facts, print_json, print_table, when
 
 
@@ -24,16 +24,19 @@ def consent() -> None:
 @consent.command()
 @click.argument("client_id", default="")
 @identifier_option
+@as_of_option
 @output_option
 @connected
-async def show(client: Throughline, *, client_id: str, identifiers: Identifiers, output: str) -> None:
-    """Show the last word of a client on each purpose and channel.
+async def show(client: Throughline, *, client_id: str, identifiers: Identifiers, as_of: int, output: str) -> None:
+    """Show the last word of a client on each purpose and channel; now, or as it was known at an instant.
 
     \b
-    Example:
+    Examples:
       throughline consent show -i loyalty_card=2322
+      throughline consent show -i loyalty_card=2322 --as-of 2026-05-03T14:00:00+02:00
     """
-    found = (await client.identity.client(await _whom(client, client_id, identifiers))).consents
+    whom = await _whom(client, client_id, identifiers, as_of)
+    found = (await client.identity.client(whom, as_of=as_of)).consents
     if output == "json":
         print_json([plain(each) for each in found])
         return
@@ -84,6 +87,6 @@ async def record(
     print_facts({"client": whom, purpose: "granted" if granted else "withdrawn", "position": answer.position})
 
 
-async def _whom(client: Throughline, client_id: str, identifiers: Identifiers) -> str:
+async def _whom(client: Throughline, client_id: str, identifiers: Identifiers, as_of: int = 0) -> str:
     one_of(client_id, identifiers)
-    return client_id or (await client.identity.resolve(identifiers=identifiers)).client_id
+    return client_id or (await client.identity.resolve(identifiers=identifiers, as_of=as_of)).client_id

@@ -6,8 +6,18 @@ import click
 
 from throughline.feedback.v1 import feedback_pb2
 from throughline_client.client import Throughline
-from throughline_client.commands.running import connected, output_option
-from throughline_client.commands.showing import plain, print_facts, print_json, print_line, print_table, short, when
+from throughline_client.commands.running import as_of_option, between_option, connected, output_option, tell
+from throughline_client.commands.showing import (
+    exactly,
+    plain,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+    short,
+    when,
+)
+from throughline_kernel import ALWAYS, Interval
 
 _STATES = {short(name, "CASE_STATE_"): number for name, number in feedback_pb2.CaseState.items() if number}
 _COLUMNS = ["case", "state", "topic", "client", "channel", "opened", "resolve by", "overdue", "items"]
@@ -31,17 +41,33 @@ def _row(case: feedback_pb2.Case) -> list[object]:
 @click.argument("department")
 @click.option("--state", "states", type=click.Choice(list(_STATES)), multiple=True, help="Only cases in this state.")
 @click.option("--watch", is_flag=True, help="Go on with each change.")
+@as_of_option
+@between_option
 @output_option
 @connected
-async def inbox(client: Throughline, *, department: str, states: tuple[str, ...], watch: bool, output: str) -> None:
+async def inbox(
+    client: Throughline,
+    *,
+    department: str,
+    states: tuple[str, ...],
+    watch: bool,
+    as_of: int,
+    between: Interval,
+    output: str,
+) -> None:
     """Show a department's cases, the most urgent first.
+
+    --as-of shows what stood in the inbox at an instant, whatever became of it; --between what was opened in one.
 
     \b
     Examples:
       throughline inbox store_operations
       throughline inbox customer_care --state resolved --output json
       throughline inbox customer_care --watch
+      throughline inbox customer_care --as-of 2026-05-03T14:00:00+02:00
     """
+    if watch and (as_of or between != ALWAYS):
+        raise click.UsageError("--watch shows what is new, --as-of and --between what was: choose one")
     if watch:
         async for case in client.feedback.watch_inbox(department):
             if output == "json":
@@ -49,29 +75,46 @@ async def inbox(client: Throughline, *, department: str, states: tuple[str, ...]
             else:
                 click.echo("  ".join(map(str, _row(case))))
         return
-    cases = [each async for each in client.feedback.inbox(department, states=[_STATES[state] for state in states])]
+    cases: list[feedback_pb2.Case] = []
+    page = feedback_pb2.ListInboxResponse()
+    wanted = [_STATES[state] for state in states]
+    async for page in client.feedback.inbox_pages(department, states=wanted, as_of=as_of, between=between):
+        cases += page.cases
     if output == "json":
         print_json([plain(each) for each in cases])
     else:
         print_table(_COLUMNS, map(_row, cases))
+        _as_known(page)
+    if page.withheld:
+        tell(f"{page.withheld} cases are left out: whose they were was forgotten since")
+
+
+def _as_known(answer: feedback_pb2.ListInboxResponse | feedback_pb2.GetDepartmentStatsResponse) -> None:
+    click.echo(f"\nAs feedback knew it at {exactly(answer.as_of)}, position {answer.position}.")
 
 
 @click.command()
+@as_of_option
+@between_option
 @output_option
 @connected
-async def departments(client: Throughline, *, output: str) -> None:
+async def departments(client: Throughline, *, as_of: int, between: Interval, output: str) -> None:
     """Show items and cases per department: received, open, overdue, resolved.
 
+    --as-of shows them as they stood at an instant; --between counts items given, and cases opened, in an interval.
+
     \b
-    Example:
+    Examples:
       throughline departments
+      throughline departments --between 2026-04-01 2026-05-01 --as-of 2026-05-03
     """
-    found = await client.feedback.departments()
+    found = await client.feedback.department_stats(as_of=as_of, between=between)
     if output == "json":
-        print_json([plain(each) for each in found])
+        print_json([plain(each) for each in found.departments])
         return
     columns = ["department", "items", "cases", "open", "overdue", "resolved", "reopened", "escalated"]
-    print_table(columns, [[getattr(each, column) for column in columns] for each in found])
+    print_table(columns, [[getattr(each, column) for column in columns] for each in found.departments])
+    _as_known(found)
 
 
 @click.group()
@@ -118,16 +161,18 @@ def _print_case(found: feedback_pb2.Case, output: str) -> None:
 
 @case.command("show")
 @click.argument("case_id")
+@as_of_option
 @output_option
 @connected
-async def show(client: Throughline, *, case_id: str, output: str) -> None:
-    """Show a case with its steps.
+async def show(client: Throughline, *, case_id: str, as_of: int, output: str) -> None:
+    """Show a case with its steps, now or as it stood at an instant.
 
     \b
-    Example:
+    Examples:
       throughline case show 3b9d...
+      throughline case show 3b9d... --as-of 2026-05-03T14:00:00+02:00
     """
-    _print_case(await client.feedback.case(case_id), output)
+    _print_case(await client.feedback.case(case_id, as_of=as_of), output)
 
 
 @case.command("ack")

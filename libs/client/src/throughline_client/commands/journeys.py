@@ -6,12 +6,21 @@ from pathlib import Path
 
 import click
 
-from throughline.journey.v1 import definitions_pb2
+from throughline.journey.v1 import definitions_pb2, journey_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands.clients import print_context
 from throughline_client.commands.definitions import read_definition
-from throughline_client.commands.running import connected, output_option
-from throughline_client.commands.showing import how_long, plain, print_facts, print_json, print_table, when
+from throughline_client.commands.running import as_of_option, between_option, connected, output_option
+from throughline_client.commands.showing import (
+    exactly,
+    how_long,
+    plain,
+    print_facts,
+    print_json,
+    print_table,
+    when,
+)
+from throughline_kernel import Interval
 
 
 @click.group(invoke_without_command=True)
@@ -26,20 +35,22 @@ def journeys(ctx: click.Context) -> None:
       throughline journeys define returns.yaml --by ana
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_journeys, output="table")
+        ctx.invoke(list_journeys, as_of=0, output="table")
 
 
 @journeys.command("list")
+@as_of_option
 @output_option
 @connected
-async def list_journeys(client: Throughline, *, output: str) -> None:
-    """List the journeys that are defined.
+async def list_journeys(client: Throughline, *, as_of: int, output: str) -> None:
+    """List the journeys that are defined, or were at an instant.
 
     \b
-    Example:
+    Examples:
       throughline journeys list --output json
+      throughline journeys list --as-of 2026-05-03T14:00:00+02:00
     """
-    found = await client.journey.journeys()
+    found = await client.journey.journeys(as_of=as_of)
     if output == "json":
         print_json([plain(each) for each in found])
         return
@@ -62,16 +73,22 @@ async def list_journeys(client: Throughline, *, output: str) -> None:
 
 @journeys.command("show")
 @click.argument("journey")
+@as_of_option
+@between_option
 @output_option
 @connected
-async def show_journey(client: Throughline, *, journey: str, output: str) -> None:
+async def show_journey(client: Throughline, *, journey: str, as_of: int, between: Interval, output: str) -> None:
     """Show how many started, are open, completed, were abandoned, by stage.
 
+    --as-of shows it as it was known at an instant, under the definition of then; --between what was started in an
+    interval.
+
     \b
-    Example:
+    Examples:
       throughline journeys show social_to_store
+      throughline journeys show social_to_store --between 2026-04-01 2026-05-01 --as-of 2026-05-03
     """
-    found = await client.journey.stats(journey)
+    found = await client.journey.stats(journey, as_of=as_of, between=between)
     if output == "json":
         print_json(plain(found))
         return
@@ -92,6 +109,11 @@ async def show_journey(client: Throughline, *, journey: str, output: str) -> Non
         [[each.stage, each.reached, each.loops, each.abandoned, each.open] for each in found.stages],
         title="\nstages",
     )
+    _as_known(found)
+
+
+def _as_known(answer: journey_pb2.GetJourneyStatsResponse | journey_pb2.GetVariantsResponse) -> None:
+    click.echo(f"\nAs journey knew it at {exactly(answer.as_of)}, position {answer.position}.")
 
 
 @journeys.command("define")
@@ -116,17 +138,23 @@ async def define_journey(client: Throughline, *, file: Path, by: str, output: st
 @click.command()
 @click.argument("journey", default="")
 @click.option("--top", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many to list.")
+@as_of_option
+@between_option
 @output_option
 @connected
-async def variants(client: Throughline, *, journey: str, top: int, output: str) -> None:
+async def variants(client: Throughline, *, journey: str, top: int, as_of: int, between: Interval, output: str) -> None:
     """Count the channel sequences that clients took, exactly: of one journey, or of whole histories.
+
+    --as-of counts what was known at an instant; --between journeys that were started in an interval, or what of
+    histories happened in it.
 
     \b
     Examples:
       throughline variants
+      throughline variants --between 2026-04-01 2026-05-01
       throughline variants social_to_store --top 5
     """
-    answer = await client.journey.variants(journey, top=top)
+    answer = await client.journey.variants(journey, top=top, as_of=as_of, between=between)
     if output == "json":
         print_json(plain(answer))
         return
@@ -138,6 +166,7 @@ async def variants(client: Throughline, *, journey: str, top: int, output: str) 
         ],
     )
     print_facts({"all others": answer.others, "other variants": answer.other_variants, "total": answer.total})
+    _as_known(answer)
 
 
 @click.group()

@@ -9,7 +9,7 @@ import click
 from throughline.identity.v1 import rules_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands.definitions import read_definition
-from throughline_client.commands.running import connected, output_option
+from throughline_client.commands.running import as_of_option, connected, output_option
 from throughline_client.commands.showing import how_long, plain, print_facts, print_json, print_table
 
 
@@ -25,16 +25,17 @@ def retention() -> None:
 
 
 @retention.command("show")
+@as_of_option
 @output_option
 @connected
-async def show(client: Throughline, *, output: str) -> None:
-    """Show the rules in force. As JSON: in the form that `publish` reads.
+async def show(client: Throughline, *, as_of: int, output: str) -> None:
+    """Show the rules in force, now or at an instant. As JSON: in the form that `publish` reads.
 
     \b
     Example:
       throughline retention show --output json
     """
-    rules = await client.identity.retention_rules()
+    rules = await client.identity.retention_rules(as_of=as_of)
     if output == "json":
         print_json(plain(rules))
         return

@@ -59,24 +59,31 @@ def _row(score: events_pb2.Score) -> list[object]:
 @click.command()
 @click.argument("kind", type=click.Choice(list(_KINDS)))
 @click.argument("subject", default="")
+@click.option("--publish", "published_by", default="", metavar="NAME", help="Write it into the log, published by NAME.")
 @as_of_option
 @between_option
 @output_option
 @connected
 async def scorecard(
-    client: Throughline, *, kind: str, subject: str, as_of: int, between: Interval, output: str
+    client: Throughline, *, kind: str, subject: str, published_by: str, as_of: int, between: Interval, output: str
 ) -> None:
     """Show all figures of one channel, touchpoint, journey, department, client, or of everything.
 
     --as-of shows them as they were known at an instant, --between those of what began in an interval, each with all
-    that is known of it.
+    that is known of it. --publish writes what is shown into the log, for ever, with both times.
 
     \b
     Examples:
       throughline scorecard channel store
       throughline scorecard all --between 2026-04-01 2026-05-01 --as-of 2026-05-03T14:00:00+02:00
+      throughline scorecard all --between 2026-04-01 2026-05-01 --publish ana
     """
-    answer = await client.scoring.scorecard(_KINDS[kind], subject, as_of=as_of, between=between)
+    if published_by:
+        answer = await client.scoring.publish(
+            _KINDS[kind], subject, published_by=published_by, as_of=as_of, between=between
+        )
+    else:
+        answer = await client.scoring.scorecard(_KINDS[kind], subject, as_of=as_of, between=between)
     if output == "json":
         print_json(plain(answer))
     else:
@@ -137,7 +144,11 @@ async def scorecards(
     _tell_instant(answer)
 
 
-def _tell_instant(answer: scoring_pb2.GetScorecardResponse | scoring_pb2.ListScorecardsResponse) -> None:
+def _tell_instant(
+    answer: scoring_pb2.GetScorecardResponse
+    | scoring_pb2.ListScorecardsResponse
+    | scoring_pb2.PublishScorecardResponse,
+) -> None:
     click.echo(f"\nAs scoring knew it at {exactly(answer.as_of)}, position {answer.position}.")
 
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import grpc.aio
 
 from throughline.feedback.v1 import feedback_pb2, feedback_pb2_grpc, routes_pb2
-from throughline_client.sdk.calling import call, listen, pages
+from throughline_client.sdk.calling import call, interval_message, listen
+from throughline_kernel import ALWAYS, Interval
 
 
 class FeedbackClient:
@@ -20,23 +21,54 @@ class FeedbackClient:
         """Takes one item directly; (source, source_feedback_id) makes a repeat a duplicate."""
         return await call(self.stub.SubmitFeedback, request)
 
-    async def item(self, feedback_id: str) -> feedback_pb2.Item:
-        """One item with its words (unless forgotten), its departments and the reasons."""
-        return (await call(self.stub.GetFeedback, feedback_pb2.GetFeedbackRequest(feedback_id=feedback_id))).item
+    async def item(self, feedback_id: str, *, as_of: int = 0) -> feedback_pb2.Item:
+        """One item with its words (unless forgotten), its departments and the reasons; as it was at `as_of`
+        (microseconds, 0: now).
+        """
+        request = feedback_pb2.GetFeedbackRequest(feedback_id=feedback_id, as_of=as_of)
+        return (await call(self.stub.GetFeedback, request)).item
 
-    def inbox(
-        self, department: str, *, states: Sequence[feedback_pb2.CaseState.ValueType] = (), page_size: int = 500
-    ) -> AsyncIterator[feedback_pb2.Case]:
-        """A department's cases, most urgent first; those that are not resolved unless states are given."""
-
-        async def fetch(token: str) -> tuple[list[feedback_pb2.Case], str]:
-            request = feedback_pb2.ListInboxRequest(
-                department=department, states=states, page_size=page_size, page_token=token
-            )
+    async def inbox_pages(
+        self,
+        department: str,
+        *,
+        states: Sequence[feedback_pb2.CaseState.ValueType] = (),
+        page_size: int = 500,
+        as_of: int = 0,
+        between: Interval = ALWAYS,
+    ) -> AsyncIterator[feedback_pb2.ListInboxResponse]:
+        """A department's cases page by page, all of the same instant, which each page names in `as_of`."""
+        request = feedback_pb2.ListInboxRequest(
+            department=department,
+            states=states,
+            page_size=page_size,
+            as_of=as_of,
+            between=interval_message(between),
+        )
+        while True:
             page = await call(self.stub.ListInbox, request)
-            return list(page.cases), page.next_page_token
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
-        return pages(fetch)
+    async def inbox(
+        self,
+        department: str,
+        *,
+        states: Sequence[feedback_pb2.CaseState.ValueType] = (),
+        page_size: int = 500,
+        as_of: int = 0,
+        between: Interval = ALWAYS,
+    ) -> AsyncIterator[feedback_pb2.Case]:
+        """A department's cases, most urgent first; those that are not resolved unless states are given. As they stood
+        at `as_of` (microseconds, 0: now), and what of them was opened in an interval.
+        """
+        async for page in self.inbox_pages(
+            department, states=states, page_size=page_size, as_of=as_of, between=between
+        ):
+            for each in page.cases:
+                yield each
 
     async def watch_inbox(self, department: str) -> AsyncIterator[feedback_pb2.Case]:
         """The department's cases as they are now, then each change."""
@@ -44,9 +76,9 @@ class FeedbackClient:
         async for response in listen(self.stub.WatchInbox, request):
             yield response.case
 
-    async def case(self, case_id: str) -> feedback_pb2.Case:
-        """One case with its steps."""
-        return (await call(self.stub.GetCase, feedback_pb2.GetCaseRequest(case_id=case_id))).case
+    async def case(self, case_id: str, *, as_of: int = 0) -> feedback_pb2.Case:
+        """One case with its steps, as it stood at `as_of` (microseconds, 0: now)."""
+        return (await call(self.stub.GetCase, feedback_pb2.GetCaseRequest(case_id=case_id, as_of=as_of))).case
 
     async def acknowledge(self, case_id: str, *, by: str) -> feedback_pb2.Case:
         """Somebody has seen the case and looks after it."""
@@ -68,9 +100,9 @@ class FeedbackClient:
         request = feedback_pb2.ReopenCaseRequest(case_id=case_id, by=by, reason=reason)
         return (await call(self.stub.ReopenCase, request)).case
 
-    async def routes(self) -> routes_pb2.RouteSet:
-        """The rules that sort feedback to departments."""
-        return (await call(self.stub.GetRoutes, feedback_pb2.GetRoutesRequest())).routes
+    async def routes(self, *, as_of: int = 0) -> routes_pb2.RouteSet:
+        """The rules that sort feedback to departments, or did at `as_of` (microseconds)."""
+        return (await call(self.stub.GetRoutes, feedback_pb2.GetRoutesRequest(as_of=as_of))).routes
 
     async def publish_routes(
         self, routes: routes_pb2.RouteSet, *, published_by: str
@@ -79,7 +111,15 @@ class FeedbackClient:
         request = feedback_pb2.PublishRoutesRequest(routes=routes, published_by=published_by)
         return await call(self.stub.PublishRoutes, request)
 
+    async def department_stats(
+        self, *, as_of: int = 0, between: Interval = ALWAYS
+    ) -> feedback_pb2.GetDepartmentStatsResponse:
+        """Items and cases per department: as it was at `as_of` (microseconds, 0: now), and what of it began in an
+        interval.
+        """
+        request = feedback_pb2.GetDepartmentStatsRequest(as_of=as_of, between=interval_message(between))
+        return await call(self.stub.GetDepartmentStats, request)
+
     async def departments(self) -> list[feedback_pb2.DepartmentStats]:
         """Items and cases per department."""
-        request = feedback_pb2.GetDepartmentStatsRequest()
-        return list((await call(self.stub.GetDepartmentStats, request)).departments)
+        return list((await self.department_stats()).departments)

@@ -8,7 +8,8 @@ import grpc.aio
 
 from throughline.identity.v1 import identity_pb2, identity_pb2_grpc, rules_pb2
 from throughline.ingestion.v1 import interaction_pb2
-from throughline_client.sdk.calling import call, pages
+from throughline_client.sdk.calling import call, interval_message, pages
+from throughline_kernel import ALWAYS, Interval
 
 
 class IdentityClient:
@@ -18,29 +19,43 @@ class IdentityClient:
         self.stub = identity_pb2_grpc.IdentityServiceStub(channel)
 
     async def resolve(
-        self, client_id: str = "", *, identifiers: Sequence[interaction_pb2.Identifier] = ()
+        self, client_id: str = "", *, identifiers: Sequence[interaction_pb2.Identifier] = (), as_of: int = 0
     ) -> identity_pb2.ResolveClientResponse:
-        """The client that an id, an alias or identifiers mean now."""
-        request = identity_pb2.ResolveClientRequest(client_id=client_id, identifiers=identifiers)
+        """The client that an id, an alias or identifiers mean now, or meant at `as_of` (microseconds)."""
+        request = identity_pb2.ResolveClientRequest(client_id=client_id, identifiers=identifiers, as_of=as_of)
         return await call(self.stub.ResolveClient, request)
 
-    async def client(self, client_id: str) -> identity_pb2.Client:
-        """One client: aliases, identifiers (hashed), merges, proposals, consents."""
-        return (await call(self.stub.GetClient, identity_pb2.GetClientRequest(client_id=client_id))).client
+    async def client(self, client_id: str, *, as_of: int = 0) -> identity_pb2.Client:
+        """One client: aliases, identifiers (hashed), merges, proposals, consents; as it was at `as_of` (microseconds,
+        0: now).
+        """
+        return (await self.client_known(client_id, as_of=as_of)).client
+
+    async def client_known(self, client_id: str, *, as_of: int = 0) -> identity_pb2.GetClientResponse:
+        """As `client`, with the instant that the answer stands on."""
+        return await call(self.stub.GetClient, identity_pb2.GetClientRequest(client_id=client_id, as_of=as_of))
 
     async def explain(
-        self, *, interaction_id: str = "", identifier: interaction_pb2.Identifier | None = None
+        self, *, interaction_id: str = "", identifier: interaction_pb2.Identifier | None = None, as_of: int = 0
     ) -> identity_pb2.ExplainLinkResponse:
-        """Why an interaction or an identifier belongs to its client."""
-        request = identity_pb2.ExplainLinkRequest(interaction_id=interaction_id, identifier=identifier)
+        """Why an interaction or an identifier belongs to its client, or did at `as_of` (microseconds)."""
+        request = identity_pb2.ExplainLinkRequest(interaction_id=interaction_id, identifier=identifier, as_of=as_of)
         return await call(self.stub.ExplainLink, request)
 
-    def interactions(self, client_id: str, page_size: int = 500) -> AsyncIterator[str]:
-        """The ids of a client's interactions, oldest first."""
+    def interactions(
+        self, client_id: str, page_size: int = 500, *, as_of: int = 0, between: Interval = ALWAYS
+    ) -> AsyncIterator[str]:
+        """The ids of a client's interactions, oldest first: as known at `as_of` (microseconds, 0: now), and what of
+        them happened in an interval.
+        """
 
         async def fetch(token: str) -> tuple[list[str], str]:
             request = identity_pb2.ListClientInteractionsRequest(
-                client_id=client_id, page_size=page_size, page_token=token
+                client_id=client_id,
+                page_size=page_size,
+                page_token=token,
+                as_of=as_of,
+                between=interval_message(between),
             )
             page = await call(self.stub.ListClientInteractions, request)
             return list(page.interaction_ids), page.next_page_token
@@ -61,11 +76,11 @@ class IdentityClient:
         request = identity_pb2.UndoMergeRequest(merge_id=merge_id, decided_by=decided_by, reason=reason)
         return await call(self.stub.UndoMerge, request)
 
-    def proposals(self, page_size: int = 500) -> AsyncIterator[identity_pb2.Proposal]:
-        """Merges that wait for a person's decision."""
+    def proposals(self, page_size: int = 500, *, as_of: int = 0) -> AsyncIterator[identity_pb2.Proposal]:
+        """Merges that wait for a person's decision, or did at `as_of` (microseconds)."""
 
         async def fetch(token: str) -> tuple[list[identity_pb2.Proposal], str]:
-            request = identity_pb2.ListProposalsRequest(page_size=page_size, page_token=token)
+            request = identity_pb2.ListProposalsRequest(page_size=page_size, page_token=token, as_of=as_of)
             page = await call(self.stub.ListProposals, request)
             return list(page.proposals), page.next_page_token
 
@@ -98,11 +113,13 @@ class IdentityClient:
         request = identity_pb2.CancelForgettingRequest(client_id=client_id, decided_by=decided_by, reason=reason)
         return await call(self.stub.CancelForgetting, request)
 
-    def forgettings(self, *, done: bool = False, page_size: int = 500) -> AsyncIterator[identity_pb2.Forgetting]:
-        """Those who are to be forgotten; with `done` those who are."""
+    def forgettings(
+        self, *, done: bool = False, page_size: int = 500, as_of: int = 0
+    ) -> AsyncIterator[identity_pb2.Forgetting]:
+        """Those who are to be forgotten; with `done` those who are; as it was at `as_of` (microseconds, 0: now)."""
 
         async def fetch(token: str) -> tuple[list[identity_pb2.Forgetting], str]:
-            request = identity_pb2.ListForgettingsRequest(page_size=page_size, page_token=token, done=done)
+            request = identity_pb2.ListForgettingsRequest(page_size=page_size, page_token=token, done=done, as_of=as_of)
             page = await call(self.stub.ListForgettings, request)
             return list(page.forgettings), page.next_page_token
 
@@ -113,18 +130,18 @@ class IdentityClient:
         request = identity_pb2.GetForgettingCertificateRequest(client_id=client_id)
         return (await call(self.stub.GetForgettingCertificate, request)).certificate
 
-    async def rules(self) -> rules_pb2.RuleSet:
-        """The rules by which identity decides now."""
-        return (await call(self.stub.GetRules, identity_pb2.GetRulesRequest())).rules
+    async def rules(self, *, as_of: int = 0) -> rules_pb2.RuleSet:
+        """The rules by which identity decides now, or did at `as_of` (microseconds)."""
+        return (await call(self.stub.GetRules, identity_pb2.GetRulesRequest(as_of=as_of))).rules
 
     async def publish_rules(self, rules: rules_pb2.RuleSet, *, published_by: str) -> identity_pb2.PublishRulesResponse:
         """Publishes rules; all history is decided again under them."""
         request = identity_pb2.PublishRulesRequest(rules=rules, published_by=published_by)
         return await call(self.stub.PublishRules, request, timeout=None)
 
-    async def retention_rules(self) -> rules_pb2.RetentionRules:
-        """The rules by which clients are over now."""
-        return (await call(self.stub.GetRetentionRules, identity_pb2.GetRetentionRulesRequest())).rules
+    async def retention_rules(self, *, as_of: int = 0) -> rules_pb2.RetentionRules:
+        """The rules by which clients are over now, or were at `as_of` (microseconds)."""
+        return (await call(self.stub.GetRetentionRules, identity_pb2.GetRetentionRulesRequest(as_of=as_of))).rules
 
     async def publish_retention_rules(
         self, rules: rules_pb2.RetentionRules, *, published_by: str, dry_run: bool = False

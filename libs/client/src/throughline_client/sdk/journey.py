@@ -104,14 +104,26 @@ class JourneyClient:
         request = journey_pb2.DefineJourneyRequest(definition=definition, defined_by=defined_by)
         return await call(self.stub.DefineJourney, request, timeout=None)
 
-    async def journeys(self) -> list[definitions_pb2.JourneyDefinition]:
-        """The journeys that are defined."""
-        return list((await call(self.stub.ListJourneys, journey_pb2.ListJourneysRequest())).definitions)
+    async def journeys(self, *, as_of: int = 0) -> list[definitions_pb2.JourneyDefinition]:
+        """The journeys that are defined, or were at `as_of` (microseconds)."""
+        return list((await call(self.stub.ListJourneys, journey_pb2.ListJourneysRequest(as_of=as_of))).definitions)
 
-    async def variants(self, journey: str = "", *, top: int = 0) -> journey_pb2.GetVariantsResponse:
-        """Channel sequences, counted exactly; of one journey, or of whole histories."""
-        return await call(self.stub.GetVariants, journey_pb2.GetVariantsRequest(journey=journey, top=top))
+    async def variants(
+        self, journey: str = "", *, top: int = 0, as_of: int = 0, between: Interval = ALWAYS
+    ) -> journey_pb2.GetVariantsResponse:
+        """Channel sequences, counted exactly; of one journey, or of whole histories. As it was known at `as_of`
+        (microseconds, 0: now), and of an interval: journeys that were started in it, and what of histories lies in it.
+        """
+        request = journey_pb2.GetVariantsRequest(
+            journey=journey, top=top, as_of=as_of, between=interval_message(between)
+        )
+        return await call(self.stub.GetVariants, request)
 
-    async def stats(self, journey: str) -> journey_pb2.GetJourneyStatsResponse:
-        """Started, open, completed, abandoned, by stage."""
-        return await call(self.stub.GetJourneyStats, journey_pb2.GetJourneyStatsRequest(journey=journey))
+    async def stats(
+        self, journey: str, *, as_of: int = 0, between: Interval = ALWAYS
+    ) -> journey_pb2.GetJourneyStatsResponse:
+        """Started, open, completed, abandoned, by stage; as it was known at `as_of` (microseconds, 0: now), and of what
+        was started in an interval.
+        """
+        request = journey_pb2.GetJourneyStatsRequest(journey=journey, as_of=as_of, between=interval_message(between))
+        return await call(self.stub.GetJourneyStats, request)

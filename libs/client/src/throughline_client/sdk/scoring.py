@@ -67,10 +67,22 @@ class ScoringClient:
         return pages(fetch)
 
     async def publish(
-        self, kind: events_pb2.SubjectKind.ValueType, subject: str = "", *, published_by: str
+        self,
+        kind: events_pb2.SubjectKind.ValueType,
+        subject: str = "",
+        *,
+        published_by: str,
+        as_of: int = 0,
+        between: Interval = ALWAYS,
     ) -> scoring_pb2.PublishScorecardResponse:
-        """Writes a scorecard into the log, so that what was shown can be shown again."""
-        request = scoring_pb2.PublishScorecardRequest(subject_kind=kind, subject=subject, published_by=published_by)
+        """Writes a scorecard into the log, so that what was shown can be shown again; instants as in `scorecard`."""
+        request = scoring_pb2.PublishScorecardRequest(
+            subject_kind=kind,
+            subject=subject,
+            published_by=published_by,
+            as_of=as_of,
+            between=interval_message(between),
+        )
         return await call(self.stub.PublishScorecard, request)
 
     async def attribution(

@@ -112,6 +112,8 @@ class _Draft:
     born: int = -1
     """Index of its FeedbackReceived among the events to append; -1 where it is in the log already."""
     content_mac: bytes = b""
+    was: tables.Filed | None = None
+    """Of an item that is in the log already: as it was."""
 
 
 @dataclass(slots=True)
@@ -324,8 +326,9 @@ class Changes:
             if kind == tables.ITEM:
                 keys.extend(self._drop_item(tables.unpack_item(row)))
             elif kind in {tables.CASE, tables.GONE}:
-                self._unfile(tables.unpack_case(row))
+                self._unfile(tables.unpack_case(row), tables.NOBODY)
             self.delete(tables.STATE, key)
+        self._drop_former(client_id, held.stream)
         self.delete(tables.BINDINGS, tables.bind_owner(client_id))
         self.append(
             held,
@@ -352,6 +355,7 @@ class Changes:
             record,
             codec.item_of(message, record.assigned(), record.routes_version),
             content_mac=message.content_mac,
+            was=tables.Filed(record.client_id, record.case_ids),
         )
 
     def _classified(self, feedback_id: str, cause: Cause) -> None:
@@ -394,7 +398,8 @@ class Changes:
             record = tables.unpack_item(row)
             message = record.message()
             item = codec.item_of(message, record.assigned(), record.routes_version)
-            self._drafts[absent[key]] = _Draft(key[:16], record, item, content_mac=message.content_mac)
+            was = tables.Filed(record.client_id, record.case_ids)
+            self._drafts[absent[key]] = _Draft(key[:16], record, item, content_mac=message.content_mac, was=was)
         for feedback_id in self._refile:
             draft = self._drafts.get(feedback_id)
             if draft is None:
@@ -412,6 +417,8 @@ class Changes:
                 if new:
                     self.put(tables.CASE_ITEMS, tables.case_item_key(new, item.at, feedback_id), b"")
             record.case_ids = case_ids
+            if draft.was is not None and draft.was != tables.Filed(record.client_id, case_ids):
+                self._keep(tables.ITEMS_UNTIL, bytes.fromhex(feedback_id), tables.pack(draft.was))
             if draft.born >= 0:
                 record.position = positions[draft.born]
             self.put(tables.STATE, tables.item_key(draft.owner, feedback_id), tables.pack(record))
@@ -442,6 +449,7 @@ class Changes:
                 # One more item in a case moves nothing.
                 self.put(tables.STATE, tables.case_key(held.owner, case_id), tables.pack_case(after))
                 continue
+            self._keep(tables.CASES_UNTIL, bytes.fromhex(case_id), tables.pack_case(before) if before else b"")
             watched = self._watched(before, after)
             if before is not None:
                 self._unfile(before)
@@ -469,21 +477,63 @@ class Changes:
         key = tables.gone_key if withdrawn else tables.case_key
         self.put(tables.STATE, key(owner, case.case_id), tables.pack_case(case))
         self.put(tables.CASES, bytes.fromhex(case.case_id), owner)
-        self.put(tables.INBOX, tables.inbox_key(case), owner + bytes([case.state]))
+        self.put(tables.INBOX, tables.inbox_key(case), tables.InInbox(owner, case.state, self.tx.now).row())
         if not withdrawn:
-            self._count_case(case, 1)
+            self._count(case.department).add(case)
 
-    def _unfile(self, case: Case) -> None:
+    def _keep(self, table: str, key: bytes, former: bytes) -> None:
+        """Keeps what a row was until this commit; of several changes in it the first knows."""
+        key = tables.until_key(key, self.tx.now)
+        if key not in self._puts.get(table, ()) and self.tx.get(table, key) is None:
+            self.put(table, key, former)
+
+    def _keep_inbox(self, key: bytes, owner: bytes) -> None:
+        """Keeps that a case stood in the inbox until this commit, if it did before it."""
+        row = self.tx.get(tables.INBOX, key)
+        if row is not None and (stood := tables.InInbox.of(row)).since < self.tx.now:
+            former = stood._replace(owner=owner)
+            self.put(tables.INBOX_UNTIL, tables.inbox_until_key(key, self.tx.now), former.row())
+
+    def _drop_former(self, client_id: str, stream: bytes) -> None:
+        """What the cases of a client were, and which items were its, is not to be found any more."""
+        opened: set[str] = set()
+        parted: set[str] = set()
+        for event in self.tx.read_stream(stream):
+            if event.type == events.CaseOpened.DESCRIPTOR.full_name:
+                opened.add(events.CaseOpened.FromString(event.payload).case_id)
+            elif event.type == codec.REASSIGNED:
+                parted.add(events.FeedbackReassigned.FromString(event.payload).feedback_id)
+        for feedback_id in sorted(parted):
+            for key, row in list(self.tx.scan(tables.ITEMS_UNTIL, prefix=bytes.fromhex(feedback_id))):
+                filed = tables.unpack_filed(row)
+                if filed.client_id == client_id:
+                    self.put(tables.ITEMS_UNTIL, key, tables.pack(tables.Filed("", [""] * len(filed.case_ids))))
+        for case_id in sorted(opened):
+            self._drop_former_case(case_id)
+
+    def _drop_former_case(self, case_id: str) -> None:
+        """That it stood in an inbox still counts, as nobody's."""
+        for key, row in list(self.tx.scan(tables.CASES_UNTIL, prefix=bytes.fromhex(case_id))):
+            if row:
+                place = tables.inbox_until_key(tables.inbox_key(tables.unpack_case(row)), tables.due_of(key[16:]))
+                if (stood := self.tx.get(tables.INBOX_UNTIL, place)) is not None:
+                    nobodys = tables.InInbox.of(stood)._replace(owner=tables.NOBODY)
+                    self.put(tables.INBOX_UNTIL, place, nobodys.row())
+            self.delete(tables.CASES_UNTIL, key)
+
+    def _unfile(self, case: Case, kept_for: bytes | None = None) -> None:
+        """Takes a case out; `kept_for` says under whose name it is known that it stood in the inbox."""
         owner = tables.owner_of(case.client_id, case.opened_by)
         withdrawn = case.state is CaseState.WITHDRAWN
         key = tables.gone_key if withdrawn else tables.case_key
         self.delete(tables.STATE, key(owner, case.case_id))
         self.delete(tables.CASES, bytes.fromhex(case.case_id))
+        self._keep_inbox(tables.inbox_key(case), owner if kept_for is None else kept_for)
         self.delete(tables.INBOX, tables.inbox_key(case))
         for deadline in tables.deadline_keys(case):
             self.delete(tables.DEADLINES, deadline)
         if not withdrawn:
-            self._count_case(case, -1)
+            self._count(case.department).add(case, -1)
 
     def _drop_item(self, record: tables.ItemRecord) -> list[bytes]:
         message = record.message()
@@ -494,20 +544,14 @@ class Changes:
             self.delete(tables.CASE_ITEMS, tables.case_item_key(case_id, message.occurred_at, feedback_id))
         for department in {each[0] for each in record.assignments}:
             self._count(department).items -= 1
+        for key, _ in list(self.tx.scan(tables.ITEMS_UNTIL, prefix=bytes.fromhex(feedback_id))):
+            self.delete(tables.ITEMS_UNTIL, key)
         for binding in item_bindings(message):
             unbind(self, binding, feedback_id)
         return [message.verbatim.key_id] if message.verbatim.key_id else []
 
     def _count(self, department: str) -> tables.Counts:
         return self._counts.setdefault(department, tables.Counts())
-
-    def _count_case(self, case: Case, sign: int) -> None:
-        counts = self._count(case.department)
-        counts.cases += sign
-        counts.open += sign * (case.state in {CaseState.OPEN, CaseState.ACKNOWLEDGED})
-        counts.resolved += sign * (case.state is CaseState.RESOLVED)
-        counts.reopened += sign * case.reopened
-        counts.escalated += sign * case.escalated
 
     def _file_counts(self) -> None:
         keys = {department.encode(): delta for department, delta in self._counts.items()}
@@ -522,6 +566,8 @@ class Changes:
                 counts.reopened + delta.reopened,
                 counts.escalated + delta.escalated,
             )
+            if summed != counts:
+                self._keep(tables.STATS_UNTIL, tables.stats_key(key.decode()), rows.get(key, b""))
             self.put(tables.STATS, key, tables.pack(summed))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -33,7 +33,8 @@ CASES: Final = "cases"
 CASE_ITEMS: Final = "case_items"
 """Case id, occurred_at, feedback id -> nothing."""
 INBOX: Final = "inbox"
-"""Department, group, due, opened_at, case id -> owner and state. Most urgent first."""
+"""Department, group, due, opened_at, case id -> owner, state, and the instant since which it stands there. Most urgent
+first."""
 DEADLINES: Final = "deadlines"
 """Due, case id, which -> owner: what the sweeper looks at."""
 STATS: Final = "stats"
@@ -46,6 +47,14 @@ CONFLICTS: Final = "conflicts"
 """Feedback id and content -> nothing: a conflict is kept once."""
 ROUTES: Final = "routes"
 """Version -> the published route set."""
+ITEMS_UNTIL: Final = "items_until"
+"""Feedback id and the instant of the commit that changed it -> whose it was until then, and its cases."""
+CASES_UNTIL: Final = "cases_until"
+"""Case id and the instant of the commit that changed it -> the case until then; empty where it was not there."""
+INBOX_UNTIL: Final = "inbox_until"
+"""Department, group, the instant of the commit that took it out, the rest of its key -> what stood in the inbox."""
+STATS_UNTIL: Final = "stats_until"
+"""Department, NUL, the instant of the commit that changed them -> its counts until then; empty where it had none."""
 
 TABLES: Final = (
     STATE,
@@ -59,6 +68,10 @@ TABLES: Final = (
     BINDINGS,
     CONFLICTS,
     ROUTES,
+    ITEMS_UNTIL,
+    CASES_UNTIL,
+    INBOX_UNTIL,
+    STATS_UNTIL,
 )
 
 ITEM: Final = b"i"
@@ -70,6 +83,10 @@ RESOLVED: Final = b"\x01"
 WITHDRAWN: Final = b"\x02"
 NOBODY: Final = bytes(16)
 """Owner of what a forgotten client said."""
+
+GROUP_END: Final = 17
+"""Bytes of department and group in a key of the inbox."""
+_STATE_END: Final = 17
 
 _SHIFT: Final = 1 << 63
 _WHICH: Final = {Missed.ACKNOWLEDGE: b"a", Missed.RESOLVE: b"r"}
@@ -131,6 +148,13 @@ class Place(msgspec.Struct, array_like=True, gc=False):
     position: int
 
 
+class Filed(msgspec.Struct, array_like=True, gc=False):
+    """What of an item may change: whose it is, and its cases."""
+
+    client_id: str
+    case_ids: list[str]
+
+
 class Counts(msgspec.Struct, array_like=True, gc=False):
     """What a department has."""
 
@@ -141,6 +165,14 @@ class Counts(msgspec.Struct, array_like=True, gc=False):
     reopened: int = 0
     escalated: int = 0
 
+    def add(self, case: Case, sign: int = 1) -> None:
+        """Counts a case in, or with -1 out."""
+        self.cases += sign
+        self.open += sign * (case.state in {CaseState.OPEN, CaseState.ACKNOWLEDGED})
+        self.resolved += sign * (case.state is CaseState.RESOLVED)
+        self.reopened += sign * case.reopened
+        self.escalated += sign * case.escalated
+
 
 _CASE_FIELDS: Final = tuple(each.name for each in fields(Case))
 _case_values: Final = attrgetter(*_CASE_FIELDS)
@@ -149,10 +181,11 @@ _items: Final = msgspec.msgpack.Decoder(ItemRecord)
 _acts: Final = msgspec.msgpack.Decoder(Act)
 _places: Final = msgspec.msgpack.Decoder(Place)
 _counts: Final = msgspec.msgpack.Decoder(Counts)
+_filed: Final = msgspec.msgpack.Decoder(Filed)
 _values: Final = msgspec.msgpack.Decoder(list[Any])
 
 
-def pack(record: ItemRecord | Act | Place | Counts) -> bytes:
+def pack(record: ItemRecord | Act | Place | Counts | Filed) -> bytes:
     """A record as a row's value."""
     return _pack.encode(record)
 
@@ -180,6 +213,11 @@ def unpack_place(row: bytes) -> Place:
 def unpack_counts(row: bytes | None) -> Counts:
     """A department's counts from its row; zeros where there is none."""
     return Counts() if row is None else _counts.decode(row)
+
+
+def unpack_filed(row: bytes) -> Filed:
+    """What of an item changed, from its row."""
+    return _filed.decode(row)
 
 
 def unpack_case(row: bytes) -> Case:
@@ -235,6 +273,43 @@ def inbox_key(case: Case) -> bytes:
         + number(case.opened_at)
         + bytes.fromhex(case.case_id)
     )
+
+
+class InInbox(NamedTuple):
+    """What the inbox says of a case: whose it is, its state, and since which instant it stands there."""
+
+    owner: bytes
+    state: CaseState
+    since: int
+
+    def row(self) -> bytes:
+        """The row's value."""
+        return self.owner + bytes([self.state]) + number(self.since)
+
+    @classmethod
+    def of(cls, row: bytes) -> InInbox:
+        """Reads a row; one that was written before instants were kept stood at every instant."""
+        return cls(row[:16], CaseState(row[16]), due_of(row[17:]) if len(row) > _STATE_END else 0)
+
+
+def until_key(key: bytes, instant: int) -> bytes:
+    """Where it is kept what a row was until the commit of an instant."""
+    return key + number(instant)
+
+
+def inbox_until_key(key: bytes, instant: int) -> bytes:
+    """Where it is kept what stood at a key of the inbox until the commit of an instant."""
+    return until_key(key[:GROUP_END], instant) + key[GROUP_END:]
+
+
+def inbox_until_of(key: bytes) -> bytes:
+    """The key of the inbox at which it stood."""
+    return key[:GROUP_END] + key[GROUP_END + 8 :]
+
+
+def stats_key(department: str) -> bytes:
+    """What the keys of a department's former counts begin with."""
+    return department.encode() + b"\0"
 
 
 def deadline_keys(case: Case) -> list[bytes]:

@@ -20,11 +20,13 @@ from feedback.domain.submissions import Named, Submission, check_by, check_id, c
 from throughline.feedback.v1 import events_pb2 as events
 from throughline.feedback.v1 import feedback_pb2 as pb
 from throughline.feedback.v1 import feedback_pb2_grpc
-from throughline_kernel import InvalidError, Violation
+from throughline_kernel import Interval, InvalidError, Violation
 from throughline_rpc import Hosted
 from throughline_telemetry import current_traceparent
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+# The latest instant that can be named, microseconds.
+LATEST: Final = 1 << 62
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["FeedbackService"].full_name
 
 
@@ -59,7 +61,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.GetFeedbackResponse:
         """One item, with its words unless they are forgotten."""
         check_id("feedback_id", request.feedback_id)
-        found = await self._queries.item(request.feedback_id)
+        _check_instant(request.as_of)
+        found = await self._queries.item(request.feedback_id, request.as_of)
         item = pb.Item(feedback_id=found.feedback_id, forgotten=found.received is None)
         if found.received is not None:
             received = found.received
@@ -76,18 +79,28 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                 forgotten=bool(received.verbatim.box) and found.words is None,
                 assignments=_assignments(found.assignments),
             )
-        return pb.GetFeedbackResponse(item=item, position=found.position)
+        return pb.GetFeedbackResponse(item=item, position=found.commit.position, as_of=found.commit.recorded_at)
 
     async def ListInbox(  # noqa: N802 # named by the contract
         self, request: pb.ListInboxRequest, context: ServicerContext
     ) -> pb.ListInboxResponse:
         """A page of a department's cases, most urgent first."""
         _check_department(request.department)
+        _check_instant(request.as_of)
         found = await self._queries.inbox(
-            request.department, _states(request.states), request.page_size, request.page_token
+            request.department,
+            _states(request.states),
+            request.page_size,
+            request.page_token,
+            as_of=request.as_of,
+            between=Interval.between(request.between.start, request.between.end),
         )
         return pb.ListInboxResponse(
-            cases=map(_found_case, found.cases), next_page_token=found.next_page_token, position=found.position
+            cases=map(_found_case, found.cases),
+            next_page_token=found.next_page_token,
+            position=found.commit.position,
+            as_of=found.commit.recorded_at,
+            withheld=found.withheld,
         )
 
     async def WatchInbox(  # noqa: N802 # named by the contract
@@ -103,7 +116,11 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.GetCaseResponse:
         """One case, with everything that happened to it."""
         check_id("case_id", request.case_id)
-        return pb.GetCaseResponse(case=_found_case(await self._queries.case(request.case_id)))
+        _check_instant(request.as_of)
+        found = await self._queries.case(request.case_id, request.as_of)
+        return pb.GetCaseResponse(
+            case=_found_case(found), as_of=found.commit.recorded_at, position=found.commit.position
+        )
 
     async def AcknowledgeCase(  # noqa: N802 # named by the contract
         self, request: pb.AcknowledgeCaseRequest, context: ServicerContext
@@ -150,7 +167,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         self, request: pb.GetRoutesRequest, context: ServicerContext
     ) -> pb.GetRoutesResponse:
         """The routes in force."""
-        return pb.GetRoutesResponse(routes=await self._queries.routes())
+        _check_instant(request.as_of)
+        return pb.GetRoutesResponse(routes=await self._queries.routes(request.as_of))
 
     async def PublishRoutes(  # noqa: N802 # named by the contract
         self, request: pb.PublishRoutesRequest, context: ServicerContext
@@ -164,7 +182,9 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         self, request: pb.GetDepartmentStatsRequest, context: ServicerContext
     ) -> pb.GetDepartmentStatsResponse:
         """What each department has."""
-        figures, position = await self._queries.figures()
+        _check_instant(request.as_of)
+        between = Interval.between(request.between.start, request.between.end)
+        figures, commit = await self._queries.figures(request.as_of, between)
         return pb.GetDepartmentStatsResponse(
             departments=[
                 pb.DepartmentStats(
@@ -179,7 +199,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
                 )
                 for each in figures
             ],
-            position=position,
+            position=commit.position,
+            as_of=commit.recorded_at,
         )
 
     def _case(self, case: Case) -> pb.Case:
@@ -193,6 +214,11 @@ def _cause() -> Cause:
 def _check_department(department: str) -> None:
     if not department:
         raise InvalidError.of(required("department", "name a department; GetRoutes lists them"))
+
+
+def _check_instant(as_of: int) -> None:
+    if not 0 <= as_of <= LATEST:
+        raise InvalidError.of(Violation("as_of", f"0 to {LATEST}", "give microseconds since 1970, or 0 for now"))
 
 
 def _states(states: Iterable[int]) -> frozenset[CaseState]:

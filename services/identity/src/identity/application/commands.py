@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -17,6 +17,8 @@ from identity.application.records import (
     CONSTRAINTS,
     FORGETTINGS_DUE,
     FORGOTTEN,
+    FORMER_MEMBERS,
+    FORMER_PROPOSALS,
     GONE,
     HOLDERS,
     MEMBERS,
@@ -661,6 +663,7 @@ class _Forgetting:
         ledger, client_id = self.ledger, self.client_id
         for persona_id, persona in self.rows.items():
             _drop_persona(ledger, persona_id, persona, client_id)
+        _blank_links(ledger, self.presented, (client_id, *self.row.aliases))
         for key in self.owned:
             _renew(ledger, key, ledger.identifiers.must(key))
         _let_go(ledger, self.presented.keys() - self.owned.keys())
@@ -676,16 +679,15 @@ class _Forgetting:
 
     def _drop_client(self, gone: bytes) -> None:
         ledger = self.ledger
+        ledger.forgettings.forget(gone)
         _unschedule(ledger, gone)
         for key, _ in ledger.consents.stored.scan(gone):
             ledger.consents.delete(key)
         _drop_merges(ledger, gone, self.rows.keys())
-        for merge_id in ledger.suffixes(CLIENT_PROPOSALS, gone):
-            proposal = ledger.proposals.get(merge_id)
-            if proposal is not None:
-                ledger.proposals.delete(merge_id)
-                for side in (proposal.client, proposal.other):
-                    ledger.unindex(CLIENT_PROPOSALS, side + merge_id)
+        _drop_proposals(ledger, gone)
+        for persona_id in ledger.suffixes(FORMER_MEMBERS, gone):
+            ledger.unindex(FORMER_MEMBERS, gone + persona_id)
+        ledger.clients.forget(gone)
         row = ledger.clients.must(gone)
         parent = b"" if gone == self.client_id else self.client_id
         ledger.clients.put(gone, ClientRow(GONE, row.anchor, parent=parent, version=row.version))
@@ -739,6 +741,7 @@ class _Parting:
         for each in clients:
             for side in (each, *ledger.clients.must(each).aliases):
                 _drop_merges(ledger, side, self.rows.keys())
+        _blank_links(ledger, self.held_by, (client_id,))
         _let_go(ledger, self.presented)
         return sorted(near.union(*self.held_by.values()))
 
@@ -762,6 +765,10 @@ def _drop_persona(ledger: Ledger, persona_id: bytes, persona: PersonaRow, client
     for each in persona.identifiers:
         ledger.unindex(HOLDERS, each.hash + persona_id)
     ledger.unindex(MEMBERS, persona.client + persona_id)
+    if persona.version > persona.count:
+        stream = ledger.tx.read_stream(stream_of("persona", persona_id))
+        for former in {messages.attribution(event).client_id for event in stream}:
+            ledger.unindex(FORMER_MEMBERS, bytes.fromhex(former) + persona_id)
     ledger.index(FORGOTTEN, persona_id, client_id)
     if persona.constrained:
         for merge_id in ledger.suffixes(CONSTRAINTS, persona_id):
@@ -776,9 +783,30 @@ def _drop_merges(ledger: Ledger, client_id: bytes, personas: Collection[bytes]) 
     for merge_id in ledger.suffixes(CLIENT_MERGES, client_id):
         merge = ledger.merges.get(merge_id)
         if merge is not None and not set(merge.personas).isdisjoint(personas):
+            ledger.merges.forget(merge_id)
             ledger.merges.delete(merge_id)
             for side in (merge.client, merge.merged):
                 ledger.unindex(CLIENT_MERGES, side + merge_id)
+
+
+def _drop_proposals(ledger: Ledger, client_id: bytes) -> None:
+    """Removes what is, or once was, proposed to a client."""
+    for table in (CLIENT_PROPOSALS, FORMER_PROPOSALS):
+        for merge_id in ledger.suffixes(table, client_id):
+            proposal = ledger.proposals.get(merge_id)
+            ledger.unindex(table, client_id + merge_id)
+            ledger.proposals.forget(merge_id)
+            if proposal is not None:
+                ledger.proposals.delete(merge_id)
+                for side in (proposal.client, proposal.other):
+                    ledger.unindex(CLIENT_PROPOSALS, side + merge_id)
+
+
+def _blank_links(ledger: Ledger, keys: Iterable[bytes], gone: Collection[bytes]) -> None:
+    """Whose identifiers were is kept no more where that was a forgotten client, or nobody else presents them."""
+    for key in keys:
+        others = ledger.suffixes(HOLDERS, key)
+        ledger.identifiers.blank(key, lambda row, alone=not others: alone or row.client in gone)
 
 
 def _let_go(ledger: Ledger, keys: Collection[bytes]) -> None:

@@ -10,13 +10,18 @@ import msgspec
 
 from identity.application.records import (
     CLIENTS,
+    CLIENTS_UNTIL,
     CONSENTS,
     CONSTRAINTS,
     FORGETTINGS,
+    FORGETTINGS_UNTIL,
     IDENTIFIERS,
+    IDENTIFIERS_UNTIL,
     MERGES,
+    MERGES_UNTIL,
     PERSONAS,
     PROPOSALS,
+    PROPOSALS_UNTIL,
     ClientRow,
     ConsentRow,
     ConstraintRow,
@@ -25,11 +30,13 @@ from identity.application.records import (
     MergeRow,
     PersonaRow,
     ProposalRow,
+    until_key,
 )
 from throughline_eventlog import NewEvent, Reader, Transaction
 from throughline_kernel import Recorded
 
 Row = TypeVar("Row")
+Told = TypeVar("Told", ClientRow, IdentifierRow)
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 
@@ -48,22 +55,22 @@ class Table(Generic[Row]):
     def __init__(self, reader: Reader, name: str, row: type[Row]) -> None:
         self.name = name
         self._reader = reader
-        self._decode: Callable[[bytes], Row] = _decoder(row)
+        self.decode: Callable[[bytes], Row] = _decoder(row)
 
     def get(self, key: bytes) -> Row | None:
         """The row, None where there is none."""
         raw = self._reader.get(self.name, key)
-        return None if raw is None else self._decode(raw)
+        return None if raw is None else self.decode(raw)
 
     def get_many(self, keys: Collection[bytes]) -> dict[bytes, Row]:
         """Those of the rows that exist."""
         found = self._reader.get_many(self.name, keys) if keys else {}
-        return {key: self._decode(raw) for key, raw in found.items()}
+        return {key: self.decode(raw) for key, raw in found.items()}
 
     def scan(self, prefix: bytes = b"", after: bytes = b"", limit: int | None = None) -> Iterator[tuple[bytes, Row]]:
         """Rows in key order."""
         for key, raw in self._reader.scan(self.name, prefix=prefix, after=after, limit=limit):
-            yield key, self._decode(raw)
+            yield key, self.decode(raw)
 
 
 class WorkingTable(Generic[Row]):
@@ -78,7 +85,7 @@ class WorkingTable(Generic[Row]):
     def get(self, key: bytes) -> Row | None:
         """The row as this transaction sees it; tell `put` after changing it."""
         if key not in self._rows:
-            self._rows[key] = self.stored.get(key)
+            self._rows[key] = self._taken(key, self._tx.get(self.stored.name, key))
         return self._rows[key]
 
     def must(self, key: bytes) -> Row:
@@ -92,9 +99,12 @@ class WorkingTable(Generic[Row]):
         """Reads rows ahead, in one question to the store."""
         missing = [key for key in keys if key not in self._rows]
         if missing:
-            found = self.stored.get_many(missing)
+            found = self._tx.get_many(self.stored.name, missing)
             for key in missing:
-                self._rows[key] = found.get(key)
+                self._rows[key] = self._taken(key, found.get(key))
+
+    def _taken(self, _key: bytes, raw: bytes | None) -> Row | None:
+        return None if raw is None else self.stored.decode(raw)
 
     def put(self, key: bytes, row: Row) -> None:
         """Sets the row, or says that it was changed."""
@@ -124,19 +134,78 @@ class WorkingTable(Generic[Row]):
         self._rows.clear()
 
 
+class _KeptTable(WorkingTable[Row]):
+    """Rows whose former states are kept: under `until`, what each was until a commit changed it, and an empty row where
+    it was not there.
+    """
+
+    def __init__(self, tx: Transaction, name: str, row: type[Row], until: str) -> None:
+        super().__init__(tx, name, row)
+        self._until = until
+        self._stored: dict[bytes, bytes] = {}
+        self._forgotten: set[bytes] = set()
+
+    def forget(self, key: bytes) -> None:
+        """What the row was is not to be found any more, nor what it is until this commit."""
+        self._forgotten.add(key)
+        for former, _ in list(self._tx.scan(self._until, prefix=key)):
+            self._tx.delete(self._until, former)
+
+    def flush(self) -> None:
+        """Writes what was changed, and what it was."""
+        unread = self._changed - self._stored.keys()
+        if unread:
+            found = self._tx.get_many(self.stored.name, unread)
+            self._stored.update({key: found.get(key, b"") for key in unread})
+        now = self._tx.now
+        kept = [key for key in self._changed - self._forgotten if self._changes(key)]
+        former = {until_key(key, now): self._stored[key] for key in kept}
+        self._stored = {}
+        super().flush()
+        if former:
+            # Of several changes in one commit the first one knows what was before it.
+            known = self._tx.get_many(self._until, former)
+            self._tx.put_many(self._until, {key: raw for key, raw in former.items() if key not in known})
+
+    def _taken(self, key: bytes, raw: bytes | None) -> Row | None:
+        self._stored[key] = raw or b""
+        return super()._taken(key, raw)
+
+    def _changes(self, key: bytes) -> bool:
+        row = self._rows[key]
+        return (b"" if row is None else _ENCODE(row)) != self._stored[key]
+
+
+class _ToldTable(_KeptTable[Told]):
+    """Of rows that begin with an event of their own, and change in what nobody is told: those that are told otherwise
+    now.
+    """
+
+    def blank(self, key: bytes, of: Callable[[Told], bool]) -> None:
+        """Where the row was such a one it is nothing, at every instant before this commit."""
+        former = dict(self._tx.scan(self._until, prefix=key))
+        former.setdefault(until_key(key, self._tx.now), self._tx.get(self.stored.name, key) or b"")
+        kept = {each: b"" if raw and of(self.stored.decode(raw)) else raw for each, raw in former.items()}
+        self._tx.put_many(self._until, kept)
+
+    def _changes(self, key: bytes) -> bool:
+        row, raw = self._rows[key], self._stored[key]
+        return bool(raw) and row is not None and self.stored.decode(raw).told != row.told
+
+
 class Ledger:
     """Everything identity reads and writes in one transaction."""
 
     def __init__(self, tx: Transaction) -> None:
         self.tx = tx
         self.personas = WorkingTable(tx, PERSONAS, PersonaRow)
-        self.identifiers = WorkingTable(tx, IDENTIFIERS, IdentifierRow)
-        self.clients = WorkingTable(tx, CLIENTS, ClientRow)
-        self.merges = WorkingTable(tx, MERGES, MergeRow)
-        self.proposals = WorkingTable(tx, PROPOSALS, ProposalRow)
+        self.identifiers = _ToldTable(tx, IDENTIFIERS, IdentifierRow, IDENTIFIERS_UNTIL)
+        self.clients = _ToldTable(tx, CLIENTS, ClientRow, CLIENTS_UNTIL)
+        self.merges = _KeptTable(tx, MERGES, MergeRow, MERGES_UNTIL)
+        self.proposals = _KeptTable(tx, PROPOSALS, ProposalRow, PROPOSALS_UNTIL)
         self.constraints = WorkingTable(tx, CONSTRAINTS, ConstraintRow)
         self.consents = WorkingTable(tx, CONSENTS, ConsentRow)
-        self.forgettings = WorkingTable(tx, FORGETTINGS, ForgettingRow)
+        self.forgettings = _KeptTable(tx, FORGETTINGS, ForgettingRow, FORGETTINGS_UNTIL)
         self._events: list[NewEvent] = []
 
     def emit(self, event: NewEvent) -> None:

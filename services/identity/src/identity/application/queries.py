@@ -12,7 +12,6 @@ from identity.application.explanations import sentence
 from identity.application.ledger import Table, stream_of
 from identity.application.records import (
     ClientRow,
-    ConsentRow,
     ForgettingRow,
     IdentifierRow,
     MergeRow,
@@ -20,6 +19,7 @@ from identity.application.records import (
     ProposalRow,
     present_client,
 )
+from identity.application.standing import Member, tables_at
 from identity.domain.personas import OrderKey
 from identity.domain.refusals import (
     ClientForgottenError,
@@ -29,8 +29,8 @@ from identity.domain.refusals import (
 )
 from identity.domain.rules import Rules
 from throughline.identity.v1 import events_pb2 as pb
-from throughline_eventlog import Reader
-from throughline_kernel import Consent, Consents, Recorded
+from throughline_eventlog import Commit, Reader
+from throughline_kernel import Consent, Consents, Interval, Recorded
 from throughline_privacy import ForgottenClient
 
 _ATTRIBUTIONS: Final = frozenset({messages.INTERACTION_ATTRIBUTED, messages.INTERACTION_REATTRIBUTED})
@@ -68,7 +68,6 @@ class ClientView:
     interactions: int
     first_seen_at: int
     last_seen_at: int
-    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +89,25 @@ class Explanation:
 
 
 class Queries:
-    """Answers from one view of identity's tables and log."""
+    """Answers from one view of identity's tables and log, as they stand or as an instant left them (microseconds, 0:
+    now).
+    """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, as_of: int = 0) -> None:
         self._reader = reader
+        self._tables = tables_at(reader, as_of)
         self._clients = Table(reader, records.CLIENTS, ClientRow)
         self._personas = Table(reader, records.PERSONAS, PersonaRow)
         self._identifiers = Table(reader, records.IDENTIFIERS, IdentifierRow)
-        self._merges = Table(reader, records.MERGES, MergeRow)
-        self._proposals = Table(reader, records.PROPOSALS, ProposalRow)
-        self._consents = Table(reader, records.CONSENTS, ConsentRow)
-        self._forgettings = Table(reader, records.FORGETTINGS, ForgettingRow)
+
+    @property
+    def commit(self) -> Commit:
+        """The commit that the answers stand on."""
+        return self._tables.commit()
 
     def present(self, client_id: bytes) -> bytes:
         """The client that an id or alias means now. Raises: ClientNotFoundError, ClientForgottenError."""
-        return present_client(self._clients.get, client_id)
+        return present_client(self._tables.client, client_id)
 
     def resolve_id(self, client_id: bytes) -> Resolved:
         """The client that an id or alias means now. Raises: ClientNotFoundError, ClientForgottenError."""
@@ -113,7 +116,7 @@ class Queries:
 
     def resolve_identifiers(self, identifiers: Sequence[tuple[str, bytes]], rules: Rules) -> Resolved:
         """The client of the identifier that speaks first, of those that are linked. Raises: IdentifiersUnknownError."""
-        rows = self._identifiers.get_many({key for _, key in identifiers})
+        rows = self._tables.identifiers({key for _, key in identifiers})
         linked = sorted((rules.of(row.type).priority, key, row.client) for key, row in rows.items() if row.client)
         if not linked:
             raise IdentifiersUnknownError(len(identifiers))
@@ -122,30 +125,21 @@ class Queries:
 
     def client(self, client_id: bytes) -> ClientView:
         """One client. Raises: ClientNotFoundError, ClientForgottenError."""
+        tables = self._tables
         present = self.present(client_id)
         row = self._client(present)
-        personas = self._members(present)
+        members = tables.members(present)
         ids = (present, *row.aliases)
         return ClientView(
             client_id=present,
             row=row,
-            identifiers=self._own_identifiers(present, personas.values()),
-            merges=tuple(
-                sorted(
-                    self._merges.get_many(
-                        {merge for each in ids for merge in self._suffixes(records.CLIENT_MERGES, each)}
-                    ).items(),
-                    key=lambda each: (each[1].at, each[0]),
-                )
-            ),
-            proposals=tuple(
-                sorted(self._proposals.get_many(set(self._suffixes(records.CLIENT_PROPOSALS, present))).items())
-            ),
-            consents=self.consents(ids).words,
-            interactions=sum(each.count for each in personas.values()),
-            first_seen_at=min((each.first.occurred_at for each in personas.values()), default=0),
-            last_seen_at=max((each.last_seen for each in personas.values()), default=0),
-            position=self._reader.last_position(),
+            identifiers=self._own_identifiers(present, members.values()),
+            merges=tuple(sorted(tables.merges(ids).items(), key=lambda each: (each[1].at, each[0]))),
+            proposals=tuple(sorted(tables.proposals_of(present).items())),
+            consents=tables.consents(ids).words,
+            interactions=sum(each.interactions for each in members.values()),
+            first_seen_at=min((each.first_seen_at for each in members.values()), default=0),
+            last_seen_at=max((each.last_seen_at for each in members.values()), default=0),
         )
 
     def explain_interaction(self, interaction_id: bytes) -> Explanation:
@@ -160,45 +154,53 @@ class Queries:
         if persona is None:
             raise ClientForgottenError((self._reader.get(records.FORGOTTEN, persona_id) or b"").hex())
         wanted = interaction_id.hex()
+        stream = stream_of("persona", persona_id)
         attributions = [
             event
-            for event in self._reader.read_stream(stream_of("persona", persona_id))
+            for event in self._tables.streams([stream]).get(stream, ())
             if messages.attribution(event).facts.interaction_id == wanted
         ]
-        links = self._reader.read_streams([stream_of("identifier", each.hash) for each in persona.identifiers])
-        last = attributions[-1].position
-        events = [event for stream in links.values() for event in stream if event.position < last]
-        return self._explained(persona.client, [*events, *attributions])
+        if not attributions:
+            raise InteractionNotFoundError(wanted)
+        links = self._tables.streams([stream_of("identifier", each.hash) for each in persona.identifiers])
+        last = attributions[-1]
+        events = [event for stream in links.values() for event in stream if event.position < last.position]
+        client_id = bytes.fromhex(messages.attribution(last).client_id)
+        # It may have been somebody's who is forgotten.
+        self.present(client_id)
+        return self._explained(client_id, [*events, *attributions])
 
     def explain_identifier(self, key: bytes) -> Explanation:
         """Why an identifier is its client's, or nobody's. Raises: IdentifiersUnknownError."""
-        row = self._identifiers.get(key)
-        events = self._reader.read_stream(stream_of("identifier", key))
+        row = self._tables.identifiers([key]).get(key)
+        events = self._tables.streams([stream_of("identifier", key)]).values()
         if row is None or not events or not (row.client or row.reason):
             raise IdentifiersUnknownError(1)
-        return self._explained(row.client, events)
+        return self._explained(row.client, [event for stream in events for event in stream])
 
-    def interactions(self, client_id: bytes, after: OrderKey | None, size: int) -> list[OrderKey]:
-        """The client's interactions in canonical order, at most `size`, behind `after`.
+    def interactions(self, client_id: bytes, between: Interval, after: OrderKey | None, size: int) -> list[OrderKey]:
+        """The client's interactions that happened in the interval, in canonical order, at most `size`, behind `after`.
 
         Raises: ClientNotFoundError, ClientForgottenError.
         """
-        personas = self._members(self.present(client_id))
-        streams = self._reader.read_streams([stream_of("persona", each) for each in personas])
+        members = self._tables.members(self.present(client_id))
+        streams = self._tables.streams([stream_of("persona", each) for each in members])
         keys = (
             messages.order_key(each.facts)
             for stream in streams.values()
             for each in messages.last_attributions(stream).values()
         )
-        return heapq.nsmallest(size, (key for key in keys if after is None or key > after))
+        return heapq.nsmallest(
+            size, (key for key in keys if between.holds(key.occurred_at) and (after is None or key > after))
+        )
 
     def consents(self, ids: Iterable[bytes]) -> Consents:
         """What holds of all that was said to any of these ids of one client."""
-        return Consents.of(row.word(key) for client_id in ids for key, row in self._consents.scan(client_id))
+        return self._tables.consents(ids)
 
     def last_seen(self, client_id: bytes) -> int:
         """When the client (no alias) was last seen, microseconds."""
-        return max((each.last_seen for each in self._members(client_id).values()), default=0)
+        return max((each.last_seen_at for each in self._tables.members(client_id).values()), default=0)
 
     def channels(self, client_id: bytes) -> set[str]:
         """The channels that the client (no alias) was ever seen on."""
@@ -208,7 +210,7 @@ class Queries:
 
     def proposals(self, after: bytes, size: int) -> list[tuple[bytes, ProposalRow]]:
         """Merges that wait for a person, by id, at most `size`."""
-        return list(self._proposals.scan(after=after, limit=size))
+        return self._tables.proposals(after, size)
 
     def forgotten(self, client_id: bytes) -> list[bytes]:
         """The personas that a forgotten client, or one of its aliases, was forgotten with."""
@@ -247,14 +249,20 @@ class Queries:
 
     def forgettings(self, after: bytes, size: int) -> list[tuple[Recorded, pb.ClientForgotten]]:
         """Clients that are forgotten, by id, at most `size`, behind `after`: the event that did it."""
-        ids = sorted({client_id for _, client_id in self._reader.scan(records.FORGOTTEN) if client_id > after})[:size]
-        first: dict[str, tuple[Recorded, pb.ClientForgotten]] = {}
-        for event, message in self._forgotten_events(ids):
-            first.setdefault(message.client_id, (event, message))
-        return [first[client_id.hex()] for client_id in ids]
+        ids = sorted({client_id for _, client_id in self._reader.scan(records.FORGOTTEN) if client_id > after})
+        found: list[tuple[Recorded, pb.ClientForgotten]] = []
+        for start in range(0, len(ids), size):
+            first: dict[str, tuple[Recorded, pb.ClientForgotten]] = {}
+            for event, message in self._forgotten_events(ids[start : start + size]):
+                first.setdefault(message.client_id, (event, message))
+            # As of an instant some of them are not forgotten yet.
+            found += [first[key] for each in ids[start : start + size] if (key := each.hex()) in first]
+            if len(found) >= size:
+                break
+        return found[:size]
 
     def _forgotten_events(self, client_ids: Collection[bytes]) -> list[tuple[Recorded, pb.ClientForgotten]]:
-        streams = self._reader.read_streams([stream_of("client", client_id) for client_id in client_ids])
+        streams = self._tables.streams([stream_of("client", client_id) for client_id in client_ids])
         events = sorted(
             (event for stream in streams.values() for event in stream if event.type == messages.CLIENT_FORGOTTEN),
             key=lambda each: each.position,
@@ -268,7 +276,7 @@ class Queries:
 
     def scheduled(self, after: bytes, size: int) -> list[tuple[bytes, ForgettingRow]]:
         """Clients that are to be forgotten, by id, at most `size`, behind `after`."""
-        return list(self._forgettings.scan(after=after, limit=size))
+        return self._tables.scheduled(after, size)
 
     def concerning(self, client_id: str, interaction_ids: Sequence[str]) -> list[Recorded]:
         """The events that concern the client (empty: any) and the interactions (empty: any), in position order.
@@ -292,7 +300,7 @@ class Queries:
         except ClientForgottenError:
             ids, personas = [client_id, *([row.parent] if row.parent else [])], {}
         else:
-            ids, personas = [present, *self._client(present).aliases], self._members(present)
+            ids, personas = [present, *self._client(present).aliases], self._tables.members(present)
         presented = {each.hash for persona in personas.values() for each in persona.identifiers}
         own = [key for key, each in self._identifiers.get_many(presented).items() if each.client in ids]
         streams = self._reader.read_streams(
@@ -318,25 +326,22 @@ class Queries:
         return Explanation(client_id.hex(), steps)
 
     def _client(self, client_id: bytes) -> ClientRow:
-        row = self._clients.get(client_id)
+        row = self._tables.client(client_id)
         if row is None:
             raise ClientNotFoundError(client_id.hex())
         return row
 
-    def _members(self, client_id: bytes) -> dict[bytes, PersonaRow]:
-        return self._personas.get_many(self._suffixes(records.MEMBERS, client_id))
-
     def _suffixes(self, table: str, prefix: bytes) -> list[bytes]:
         return [key[len(prefix) :] for key, _ in self._reader.scan(table, prefix=prefix)]
 
-    def _own_identifiers(self, client_id: bytes, personas: Iterable[PersonaRow]) -> tuple[OwnIdentifier, ...]:
+    def _own_identifiers(self, client_id: bytes, members: Iterable[Member]) -> tuple[OwnIdentifier, ...]:
         first: dict[bytes, int] = {}
         count: dict[bytes, int] = {}
-        for persona in personas:
-            for each in persona.identifiers:
-                first[each.hash] = min(first.get(each.hash, persona.first.occurred_at), persona.first.occurred_at)
-                count[each.hash] = count.get(each.hash, 0) + persona.count
-        rows = self._identifiers.get_many(first)
+        for member in members:
+            for each in member.identifiers:
+                first[each.hash] = min(first.get(each.hash, member.first_seen_at), member.first_seen_at)
+                count[each.hash] = count.get(each.hash, 0) + member.interactions
+        rows = self._tables.identifiers(first.keys())
         own = [OwnIdentifier(key, row, first[key], count[key]) for key, row in rows.items() if row.client == client_id]
         return tuple(sorted(own, key=lambda each: (each.row.type, each.hash)))
 

@@ -40,6 +40,17 @@ FORGETTINGS_DUE: Final = "forgettings_due"
 """time (8 bytes) + client."""
 FORGOTTEN: Final = "forgotten"
 """persona: the client it was forgotten with."""
+FORMER_MEMBERS: Final = "former_members"
+"""client + persona: who belonged to it once."""
+FORMER_PROPOSALS: Final = "former_proposals"
+"""client + merge: what was proposed to it once."""
+CLIENTS_UNTIL: Final = "clients_until"
+"""client + the instant (8 bytes) of the commit that changed it: the row as it was until then. So the following; in
+those of merges, proposals and forgettings an empty row says that there was none until then."""
+IDENTIFIERS_UNTIL: Final = "identifiers_until"
+MERGES_UNTIL: Final = "merges_until"
+PROPOSALS_UNTIL: Final = "proposals_until"
+FORGETTINGS_UNTIL: Final = "forgettings_until"
 RULES: Final = "rules"
 RETENTION: Final = b"retention"
 """Where the rules of retention are, in the table of rules."""
@@ -60,6 +71,13 @@ IDENTITY_TABLES: Final = (
     FORGETTINGS,
     FORGETTINGS_DUE,
     FORGOTTEN,
+    FORMER_MEMBERS,
+    FORMER_PROPOSALS,
+    CLIENTS_UNTIL,
+    IDENTIFIERS_UNTIL,
+    MERGES_UNTIL,
+    PROPOSALS_UNTIL,
+    FORGETTINGS_UNTIL,
     RULES,
 )
 
@@ -106,6 +124,11 @@ class IdentifierRow(msgspec.Struct, array_like=True, gc=False):
     # Some persona presents it so that it joins.
     joins: bool = False
 
+    @property
+    def told(self) -> object:
+        """What of it an answer may tell: where that changes, what it was is kept."""
+        return self.type, self.client, self.reason, self.basis, self.identifies_person
+
 
 class ClientRow(msgspec.Struct, array_like=True, gc=False):
     """A client id that was given out: what it means now."""
@@ -123,6 +146,11 @@ class ClientRow(msgspec.Struct, array_like=True, gc=False):
     latest: OrderKey = OrderKey(0, "", 0, b"")
     # Decisions of people bind some of its personas.
     constrained: bool = False
+
+    @property
+    def told(self) -> object:
+        """What of it an answer may tell: where that changes, what it was is kept."""
+        return self.state, self.parent, self.aliases, self.known_person
 
 
 class MergeRow(msgspec.Struct, array_like=True, gc=False):
@@ -178,6 +206,11 @@ class ForgettingRow(msgspec.Struct, array_like=True, gc=False):
     decided_by: str
     at: int
     due_at: int
+
+
+def until_key(key: bytes, instant: int) -> bytes:
+    """Where a row is kept as it was until the commit of an instant; keys sort by row, then time."""
+    return key + instant.to_bytes(8, "big")
 
 
 def due_key(due_at: int, client_id: bytes) -> bytes:

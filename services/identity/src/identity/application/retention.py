@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from identity.application.ledger import Table, stream_of
 from identity.application.messages import RETENTION_RULES_PUBLISHED, retention_from, retention_message
@@ -21,9 +22,17 @@ from throughline.identity.v1 import events_pb2 as pb
 from throughline.identity.v1 import rules_pb2
 from throughline_eventlog import NewEvent, Reader, Transaction
 
+_STREAM: Final = stream_of("retention", b"")
 
-def retention_in_force(reader: Reader) -> RetentionRules:
-    """What was published last; none where nothing was."""
+
+def retention_in_force(reader: Reader, as_of: int = 0) -> RetentionRules:
+    """What was published last, by an instant (microseconds, 0: now); none where nothing was."""
+    if as_of:
+        position = reader.commit_at(as_of).position
+        published = [each for each in reader.read_stream(_STREAM) if each.position <= position]
+        if not published:
+            return NO_RETENTION
+        return retention_from(pb.RetentionRulesPublished.FromString(published[-1].payload).rules)
     raw = reader.get(RULES, RETENTION)
     return NO_RETENTION if raw is None else retention_from(rules_pb2.RetentionRules.FromString(raw))
 
@@ -43,7 +52,7 @@ def publish_retention(tx: Transaction, rules: RetentionRules, published_by: str)
     tx.append(
         [
             NewEvent(
-                stream_id=stream_of("retention", b""),
+                stream_id=_STREAM,
                 version=rules.version,
                 type=RETENTION_RULES_PUBLISHED,
                 payload=pb.RetentionRulesPublished(rules=message, published_by=published_by).SerializeToString(),

@@ -16,6 +16,7 @@ HashIdentifier = Callable[[str, str], bytes]
 """The hash (32 bytes) of an identifier, by type and value in the clear."""
 
 _CURRENT = b"current"
+_STREAM = stream_of("rules", b"")
 
 
 class Rulebook:
@@ -34,6 +35,15 @@ class Rulebook:
         if self._rules is None or raw != self._last:
             self._rules, self._last = self.compile(rules_from(rules_pb2.RuleSet.FromString(raw))), raw
         return self._rules
+
+    def at(self, reader: Reader, as_of: int) -> Rules:
+        """The rules that were in force at an instant (microseconds, 0: now); none before the first were installed."""
+        if not as_of:
+            return self.current(reader)
+        position = reader.commit_at(as_of).position
+        published = [each for each in reader.read_stream(_STREAM) if each.position <= position]
+        rules = pb.RulesPublished.FromString(published[-1].payload).rules if published else rules_pb2.RuleSet()
+        return self.compile(rules_from(rules))
 
     def compile(self, rule_set: RuleSet) -> Rules:
         """Rules ready for use."""
@@ -60,7 +70,7 @@ class Rulebook:
         tx.append(
             [
                 NewEvent(
-                    stream_id=stream_of("rules", b""),
+                    stream_id=_STREAM,
                     version=rule_set.version,
                     type=RULES_PUBLISHED,
                     payload=pb.RulesPublished(rules=message, published_by=published_by).SerializeToString(),

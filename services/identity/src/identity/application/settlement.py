@@ -13,6 +13,8 @@ from identity.application.records import (
     ALIAS,
     CLIENT_MERGES,
     CLIENT_PROPOSALS,
+    FORMER_MEMBERS,
+    FORMER_PROPOSALS,
     HOLDERS,
     LIVE,
     MEMBERS,
@@ -397,6 +399,7 @@ class Settlement:
                 ledger.proposals.delete(merge_id)
                 for client_id in (each.client_id, each.other_client_id):
                     ledger.unindex(CLIENT_PROPOSALS, client_id + merge_id)
+                    ledger.index(FORMER_PROPOSALS, client_id + merge_id)
         for merge_id, proposal in outcome.proposals.items():
             # The id names the two clients: a proposal that stands is about the same two.
             if merge_id not in before:
@@ -443,6 +446,7 @@ class Settlement:
             ledger.index(MEMBERS, client_id + persona_id)
             if row.client:
                 ledger.unindex(MEMBERS, row.client + persona_id)
+                ledger.index(FORMER_MEMBERS, row.client + persona_id)
             if row.count:
                 moved.append(persona_id)
             else:

@@ -26,6 +26,8 @@ DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1_000
 MAX_IDENTIFIERS: Final = 100
 MAX_TEXT: Final = 1_000
+LATEST: Final = 1 << 62
+"""The latest instant that can be named, microseconds."""
 MAX_GRACE: Final = 3_653 * 86_400_000_000
 
 
@@ -43,6 +45,13 @@ def page_size(value: int) -> int:
     if not 0 <= value <= MAX_PAGE:
         raise invalid("page_size", f"0 to {MAX_PAGE}", f"give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
     return value or DEFAULT_PAGE
+
+
+def instant(value: int) -> int:
+    """An instant that is asked for, 0 for now. Raises: InvalidError."""
+    if not 0 <= value <= LATEST:
+        raise invalid("as_of", f"0 to {LATEST}", "give microseconds since 1970, or 0 for now")
+    return value
 
 
 def identifiers(field: str, given: Iterable[interaction_pb.Identifier]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from identity.domain.resolution import Basis
 from identity.domain.retention import RetentionRule
 from throughline.identity.v1 import events_pb2
 from throughline.identity.v1 import identity_pb2 as pb
+from throughline_eventlog import Commit
 from throughline_kernel import Recorded
 
 MAX_OVER: Final = 1_000
@@ -131,9 +132,14 @@ def certificate(
     }
 
 
-def explanation(explained: Explanation) -> pb.ExplainLinkResponse:
+def explanation(explained: Explanation, commit: Commit) -> pb.ExplainLinkResponse:
     """How a link came about."""
-    return pb.ExplainLinkResponse(client_id=explained.client_id, steps=[_step(each) for each in explained.steps])
+    return pb.ExplainLinkResponse(
+        client_id=explained.client_id,
+        steps=[_step(each) for each in explained.steps],
+        as_of=commit.recorded_at,
+        position=commit.position,
+    )
 
 
 def _identifier(own: OwnIdentifier, rules_version: int) -> pb.LinkedIdentifier:

@@ -22,16 +22,17 @@ from identity.application.commands import (
 )
 from identity.application.forgetting import Forgetting
 from identity.application.messages import retention_message, rules_message
-from identity.application.queries import Queries
+from identity.application.queries import Explanation, Queries
 from identity.application.retention import retention_in_force
 from identity.application.rulebook import HashIdentifier, Rulebook
+from identity.domain.personas import OrderKey
 from identity.domain.refusals import invalid
 from identity.entrypoints import requests, responses
-from identity.entrypoints.tokens import order_token, read_order_token
+from identity.entrypoints.tokens import Asked, page_token, read_page_token
 from throughline.identity.v1 import events_pb2, identity_pb2_grpc
 from throughline.identity.v1 import identity_pb2 as pb
 from throughline_eventlog import Reader, Store, Writer
-from throughline_kernel import Recorded
+from throughline_kernel import Interval, Recorded
 from throughline_rpc import Hosted
 from throughline_telemetry import current_traceparent
 
@@ -78,31 +79,44 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         """The client that an id, or the identifier that speaks first, means now."""
         if bool(request.client_id) == bool(request.identifiers):
             raise invalid("client_id", "an id or identifiers, not both", "give one of the two")
-        if request.client_id:
-            client_id = requests.hex_bytes("client_id", request.client_id)
-            resolved = await self._read(lambda reader: Queries(reader).resolve_id(client_id))
-        else:
-            clear = requests.identifiers("identifiers", request.identifiers)
-            hashes = [(type_, self._hash(type_, value)) for type_, value in clear]
-            resolved = await self._read(
-                lambda reader: Queries(reader).resolve_identifiers(hashes, self._rulebook.current(reader))
+        as_of = requests.instant(request.as_of)
+        client_id = requests.hex_bytes("client_id", request.client_id) if request.client_id else b""
+        clear = requests.identifiers("identifiers", request.identifiers)
+        hashes = [(type_, self._hash(type_, value)) for type_, value in clear]
+
+        def read(reader: Reader) -> pb.ResolveClientResponse:
+            queries = Queries(reader, as_of)
+            if client_id:
+                resolved = queries.resolve_id(client_id)
+            else:
+                resolved = queries.resolve_identifiers(hashes, self._rulebook.at(reader, as_of))
+            commit = queries.commit
+            return pb.ResolveClientResponse(
+                client_id=resolved.client_id.hex(),
+                other_client_ids=[each.hex() for each in resolved.others],
+                known_person=resolved.known_person,
+                as_of=commit.recorded_at,
+                position=commit.position,
             )
-        return pb.ResolveClientResponse(
-            client_id=resolved.client_id.hex(),
-            other_client_ids=[each.hex() for each in resolved.others],
-            known_person=resolved.known_person,
-        )
+
+        return await self._read(read)
 
     async def GetClient(  # noqa: N802 -- named by the contract
         self, request: pb.GetClientRequest, context: Context
     ) -> pb.GetClientResponse:
-        """One client, with the position that the answer stands on."""
+        """One client, with the commit that the answer stands on."""
         client_id = requests.hex_bytes("client_id", request.client_id)
+        as_of = requests.instant(request.as_of)
 
         def read(reader: Reader) -> pb.GetClientResponse:
-            view = Queries(reader).client(client_id)
-            version = self._rulebook.current(reader).version
-            return pb.GetClientResponse(client=responses.client(view, version), position=view.position)
+            queries = Queries(reader, as_of)
+            view, commit = queries.client(client_id), queries.commit
+            version = self._rulebook.at(reader, as_of).version
+            return pb.GetClientResponse(
+                client=responses.client(view, version),
+                position=commit.position,
+                as_of=commit.recorded_at,
+            )
 
         return await self._read(read)
 
@@ -112,14 +126,21 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         """The events and the rules behind a link."""
         if bool(request.interaction_id) == request.HasField("identifier"):
             raise invalid("interaction_id", "an interaction or an identifier, not both", "give one of the two")
+        as_of = requests.instant(request.as_of)
+        explain: Callable[[Queries], Explanation]
         if request.interaction_id:
             interaction_id = requests.hex_bytes("interaction_id", request.interaction_id)
-            return responses.explanation(
-                await self._read(lambda reader: Queries(reader).explain_interaction(interaction_id))
-            )
-        type_, value = requests.identifiers("identifier", [request.identifier])[0]
-        key = self._hash(type_, value)
-        return responses.explanation(await self._read(lambda reader: Queries(reader).explain_identifier(key)))
+            explain = lambda queries: queries.explain_interaction(interaction_id)  # noqa: E731 -- one of two questions
+        else:
+            type_, value = requests.identifiers("identifier", [request.identifier])[0]
+            key = self._hash(type_, value)
+            explain = lambda queries: queries.explain_identifier(key)  # noqa: E731 -- the other
+
+        def read(reader: Reader) -> pb.ExplainLinkResponse:
+            queries = Queries(reader, as_of)
+            return responses.explanation(explain(queries), queries.commit)
+
+        return await self._read(read)
 
     async def ListClientInteractions(  # noqa: N802 -- named by the contract
         self, request: pb.ListClientInteractionsRequest, context: Context
@@ -127,14 +148,22 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         """A page of the client's interactions in canonical order."""
         client_id = requests.hex_bytes("client_id", request.client_id)
         size = requests.page_size(request.page_size)
-        after = read_order_token(request.page_token)
-        keys = await self._read(lambda reader: Queries(reader).interactions(client_id, after, size + 1))
-        more = len(keys) > size
-        keys = keys[:size]
-        return pb.ListClientInteractionsResponse(
-            interaction_ids=[key.interaction_id.hex() for key in keys],
-            next_page_token=order_token(keys[-1]) if more else "",
-        )
+        between = Interval.between(request.between.start, request.between.end)
+        asked = Asked(requests.instant(request.as_of), between)
+        as_of, after = read_page_token(request.page_token, asked, OrderKey)
+
+        def read(reader: Reader) -> pb.ListClientInteractionsResponse:
+            queries = Queries(reader, as_of)
+            found, commit = queries.interactions(client_id, between, after, size + 1), queries.commit
+            keys = found[:size]
+            return pb.ListClientInteractionsResponse(
+                interaction_ids=[key.interaction_id.hex() for key in keys],
+                next_page_token=page_token(asked, commit.recorded_at, keys[-1]) if len(found) > size else "",
+                as_of=commit.recorded_at,
+                position=commit.position,
+            )
+
+        return await self._read(read)
 
     async def MergeClients(  # noqa: N802 -- named by the contract
         self, request: pb.MergeClientsRequest, context: Context
@@ -165,14 +194,21 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     ) -> pb.ListProposalsResponse:
         """A page of the merges that wait for a person."""
         size = requests.page_size(request.page_size)
-        after = requests.hex_bytes("page_token", request.page_token) if request.page_token else b""
-        rows = await self._read(lambda reader: Queries(reader).proposals(after, size + 1))
-        more = len(rows) > size
-        rows = rows[:size]
-        return pb.ListProposalsResponse(
-            proposals=[responses.proposal(merge_id, row) for merge_id, row in rows],
-            next_page_token=rows[-1][0].hex() if more else "",
-        )
+        asked = Asked(requests.instant(request.as_of))
+        as_of, after = read_page_token(request.page_token, asked, bytes)
+
+        def read(reader: Reader) -> pb.ListProposalsResponse:
+            queries = Queries(reader, as_of)
+            found, commit = queries.proposals(after or b"", size + 1), queries.commit
+            rows = found[:size]
+            return pb.ListProposalsResponse(
+                proposals=[responses.proposal(merge_id, row) for merge_id, row in rows],
+                next_page_token=page_token(asked, commit.recorded_at, rows[-1][0]) if len(found) > size else "",
+                as_of=commit.recorded_at,
+                position=commit.position,
+            )
+
+        return await self._read(read)
 
     async def RecordConsent(  # noqa: N802 -- named by the contract
         self, request: pb.RecordConsentRequest, context: Context
@@ -200,18 +236,27 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     ) -> pb.ListForgettingsResponse:
         """A page of those who are to be forgotten, or are."""
         size = requests.page_size(request.page_size)
-        after = requests.hex_bytes("page_token", request.page_token) if request.page_token else b""
-        done = request.done
-        found = await self._read(
-            lambda reader: (
-                responses.done(Queries(reader).forgettings(after, size + 1))
+        asked = Asked(requests.instant(request.as_of))
+        as_of, place = read_page_token(request.page_token, asked, bytes)
+        after, done = place or b"", request.done
+
+        def read(reader: Reader) -> pb.ListForgettingsResponse:
+            queries = Queries(reader, as_of)
+            commit = queries.commit
+            found = (
+                responses.done(queries.forgettings(after, size + 1))
                 if done
-                else responses.scheduled(Queries(reader).scheduled(after, size + 1))
+                else responses.scheduled(queries.scheduled(after, size + 1))
             )
-        )
-        more = len(found) > size
-        found = found[:size]
-        return pb.ListForgettingsResponse(forgettings=found, next_page_token=found[-1].client_id if more else "")
+            last = bytes.fromhex(found[size - 1].client_id) if len(found) > size else b""
+            return pb.ListForgettingsResponse(
+                forgettings=found[:size],
+                next_page_token=page_token(asked, commit.recorded_at, last) if last else "",
+                as_of=commit.recorded_at,
+                position=commit.position,
+            )
+
+        return await self._read(read)
 
     async def GetForgettingCertificate(  # noqa: N802 -- named by the contract
         self, request: pb.GetForgettingCertificateRequest, context: Context
@@ -224,7 +269,8 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         self, request: pb.GetRulesRequest, context: Context
     ) -> pb.GetRulesResponse:
         """The rules in force."""
-        rules = await self._read(lambda reader: self._rulebook.current(reader).rule_set)
+        as_of = requests.instant(request.as_of)
+        rules = await self._read(lambda reader: self._rulebook.at(reader, as_of).rule_set)
         return pb.GetRulesResponse(rules=rules_message(rules))
 
     async def PublishRules(  # noqa: N802 -- named by the contract
@@ -238,7 +284,9 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         self, request: pb.GetRetentionRulesRequest, context: Context
     ) -> pb.GetRetentionRulesResponse:
         """The rules of retention in force."""
-        return pb.GetRetentionRulesResponse(rules=retention_message(await self._read(retention_in_force)))
+        as_of = requests.instant(request.as_of)
+        rules = await self._read(lambda reader: retention_in_force(reader, as_of))
+        return pb.GetRetentionRulesResponse(rules=retention_message(rules))
 
     async def PublishRetentionRules(  # noqa: N802 -- named by the contract
         self, request: pb.PublishRetentionRulesRequest, context: Context

@@ -56,6 +56,14 @@ _OfJourney: TypeAlias = (
     | events_pb2.JourneyCompleted
     | events_pb2.JourneyAbandoned
 )
+_OfClients: TypeAlias = (
+    _OfClient
+    | _OfJourney
+    | events_pb2.InteractionNoted
+    | events_pb2.InteractionWithdrawn
+    | events_pb2.TransitionRetracted
+    | events_pb2.ClientDropped
+)
 _OfInteraction: TypeAlias = (
     events_pb2.InteractionWithdrawn
     | events_pb2.FeedbackNoted
@@ -168,6 +176,12 @@ _ASIDE: Final[Mapping[str, type[_OfClient]]] = {
 }
 
 
+def subject_of(event: Recorded) -> str:
+    """Whose stream an event stands in; empty for a definition."""
+    kind = _OF_CLIENTS.get(event.type)
+    return "" if kind is None else kind.FromString(event.payload).client_id
+
+
 def client_of(event: Recorded) -> str | None:
     """Whose record an event that stands beside the interactions belongs to, None where it is no such event."""
     kind = _ASIDE.get(event.type)
@@ -193,6 +207,16 @@ _JOURNEYS: Final[Mapping[str, type[_OfJourney]]] = {
         events_pb2.JourneyCompleted,
         events_pb2.JourneyAbandoned,
     )
+}
+
+
+_OF_CLIENTS: Final[Mapping[str, type[_OfClients]]] = {
+    **_ASIDE,
+    **_JOURNEYS,
+    INTERACTION_NOTED: events_pb2.InteractionNoted,
+    INTERACTION_WITHDRAWN: events_pb2.InteractionWithdrawn,
+    TRANSITION_RETRACTED: events_pb2.TransitionRetracted,
+    CLIENT_DROPPED: events_pb2.ClientDropped,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple
@@ -14,15 +14,16 @@ from journey.application.earlier import definitions_until, events_until
 from journey.application.ports import Directory, Resolution
 from journey.application.records import Cache, read_definitions, replay
 from journey.application.timeline import Entry, entry_of, handed, standing, taken_back
+from journey.application.ways import clients_after, everybody, histories, journeys
 from journey.domain.context import Context, Who
 from journey.domain.definitions import Definitions, JourneyDefinition
 from journey.domain.facts import Handoff
 from journey.domain.heeding import forbidden, summed, tell_heeding
 from journey.domain.record import Record
-from journey.domain.variants import JourneyCounts, Variants, count_journeys, count_variants
+from journey.domain.variants import JourneyCounts, Variants, Way, count_journeys, count_variants
 from throughline.ingestion.v1 import interaction_pb2
 from throughline_eventlog import Commit, Reader, Store
-from throughline_kernel import SERVICE, Consent, Consents, Interval, LeftOut, NotFoundError, Recorded
+from throughline_kernel import ALWAYS, SERVICE, Consent, Consents, Interval, LeftOut, NotFoundError, Recorded
 
 WATCH_AT_ONCE = 200
 
@@ -176,35 +177,40 @@ class Queries:
         told, left_out = _heeded(consents, purpose, entries, given_in)
         return told, left_out, Seen(who.client_id, version, position), len(events) == WATCH_AT_ONCE
 
-    def definitions(self) -> tuple[JourneyDefinition, ...]:
-        """Every definition that holds, by name."""
+    def definitions(self, as_of: int = 0) -> tuple[JourneyDefinition, ...]:
+        """Every definition that holds, or held at an instant (microseconds, 0: now), by name."""
         with self._store.snapshot() as reader:
-            return self._current(reader).all()
+            return self._in_force(reader, reader.commit_at(as_of) if as_of else None).all()
 
-    def variants(self, journey: str, top: int, now: int) -> tuple[Variants, int]:
-        """Channel sequences of one definition's journeys, or of clients' whole histories, and the position.
+    def variants(
+        self, journey: str, top: int, now: int, as_of: int = 0, between: Interval = ALWAYS
+    ) -> tuple[Variants, Commit]:
+        """Channel sequences of one definition's journeys that were started in an interval, or of what of clients' whole
+        histories happened in it, and the commit that they stand on. As of an instant as `stats`.
 
         Raises: NotFoundError (JOURNEY_NOT_FOUND).
         """
         with self._store.snapshot() as reader:
-            position = reader.last_position()
+            commit = reader.commit_at(as_of or None)
             if journey:
-                self._defined(reader, journey)
-                found = reader.scan(rows.JOURNEYS, prefix=rows.journey_prefix(journey))
-                return count_variants((rows.journey_way(key, value, now) for key, value in found), top), position
-            ways = (rows.client_way(key, value) for key, value in reader.scan(rows.CLIENTS))
-            return count_variants((way for way in ways if way.channels), top), position
+                _, ways = self._journeys(reader, journey, now, as_of, between)
+            else:
+                changed = clients_after(reader, commit.position) if as_of else ()
+                ways = histories(reader, between, changed, commit.position)
+            return count_variants(ways, top), commit
 
-    def stats(self, journey: str, now: int) -> tuple[JourneyDefinition, JourneyCounts, int]:
-        """How the journeys of one definition went, and the position.
+    def stats(
+        self, journey: str, now: int, as_of: int = 0, between: Interval = ALWAYS
+    ) -> tuple[JourneyDefinition, JourneyCounts, Commit]:
+        """How the journeys of one definition went that were started in an interval, and the commit that this stands on.
 
+        As of an instant (microseconds, 0: now) by the definition of then, and as it was known then: who changed since
+        is told again; everybody, where the definition did. Silence is judged at the instant.
         Raises: NotFoundError (JOURNEY_NOT_FOUND).
         """
         with self._store.snapshot() as reader:
-            definition = self._defined(reader, journey)
-            found = reader.scan(rows.JOURNEYS, prefix=rows.journey_prefix(journey))
-            ways = (rows.journey_way(key, value, now) for key, value in found)
-            return definition, count_journeys(definition, ways), reader.last_position()
+            definition, ways = self._journeys(reader, journey, now, as_of, between)
+            return definition, count_journeys(definition, ways), reader.commit_at(as_of or None)
 
     def concerning(self, reader: Reader, client_id: str, interaction_ids: Sequence[str]) -> list[Recorded]:
         """The events that concern a client (id or alias; empty: any) and interactions (empty: any), in log order."""
@@ -262,15 +268,28 @@ class Queries:
             self._definitions = (generation, read_definitions(reader))
         return self._definitions[1]
 
-    def _defined(self, reader: Reader, journey: str) -> JourneyDefinition:
-        definition = self._current(reader).get(journey)
+    def _in_force(self, reader: Reader, commit: Commit | None) -> Definitions:
+        return self._current(reader) if commit is None else definitions_until(reader, commit.position)
+
+    def _journeys(
+        self, reader: Reader, journey: str, now: int, as_of: int, between: Interval
+    ) -> tuple[JourneyDefinition, Iterator[Way]]:
+        commit = reader.commit_at(as_of) if as_of else None
+        definition = self._in_force(reader, commit).get(journey)
         if definition is None:
             raise NotFoundError(
                 "JOURNEY_NOT_FOUND",
                 f"no journey has the name {journey!r}: ListJourneys names them",
                 {"journey": journey},
             )
-        return definition
+        if commit is None:
+            ways = journeys(reader, definition, now, (), 0)
+        else:
+            changed = clients_after(reader, commit.position)
+            if self._current(reader).get(journey) != definition:
+                changed |= everybody(reader)
+            ways = journeys(reader, definition, min(as_of, now), changed, commit.position)
+        return definition, (way for way in ways if between.holds(way.started_at))
 
     def _aliases_with_handoffs(self, reader: Reader, who: Resolution) -> list[str]:
         if not who.alias_ids:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from journey.domain.definitions import JourneyDefinition
+from journey.domain.facts import Fact
+from throughline_kernel import Interval
 
 EXAMPLES: Final = 5
 DEFAULT_TOP: Final = 20
@@ -25,6 +28,15 @@ class Way(NamedTuple):
     stages: tuple[str, ...] = ()
     loops: tuple[str, ...] = ()
     switches: int = 0
+
+
+def way_between(client_id: str, facts: Iterable[Fact], between: Interval) -> Way:
+    """What of a client's history, in canonical order, happened in an interval; without channels where nothing did."""
+    found = [fact for fact in facts if not fact.staff and between.holds(fact.occurred_at)]
+    if not found:
+        return Way(client_id, (), "", 0, 0)
+    channels = tuple(channel for channel, _ in groupby(fact.channel for fact in found))
+    return Way(client_id, channels, "", found[0].occurred_at, found[-1].occurred_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,28 +227,28 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
         self, request: pb.ListJourneysRequest, context: Context
     ) -> pb.ListJourneysResponse:
         """Every definition that holds, by name."""
-        definitions = await self._run(self._patient, self._queries.definitions)
+        _check(*_within("as_of", request.as_of, 0, LATEST))
+        definitions = await self._run(self._patient, lambda: self._queries.definitions(request.as_of))
         return pb.ListJourneysResponse(definitions=map(definition_message, definitions))
 
     async def GetVariants(  # noqa: N802 -- named by the contract
         self, request: pb.GetVariantsRequest, context: Context
     ) -> pb.GetVariantsResponse:
         """Channel sequences, counted exactly."""
-        _check(*_within("top", request.top, 0, LARGEST_TOP))
-        counted, position = await self._run(
-            self._patient,
-            lambda: self._queries.variants(request.journey, request.top or DEFAULT_TOP, self._clock()),
-        )
-        return wire.variants(counted, position)
+        _check(*_within("top", request.top, 0, LARGEST_TOP), *_within("as_of", request.as_of, 0, LATEST))
+        between = Interval.between(request.between.start, request.between.end)
+        asked = (request.journey, request.top or DEFAULT_TOP, self._clock(), request.as_of, between)
+        counted, commit = await self._run(self._patient, lambda: self._queries.variants(*asked))
+        return wire.variants(counted, commit)
 
     async def GetJourneyStats(  # noqa: N802 -- named by the contract
         self, request: pb.GetJourneyStatsRequest, context: Context
     ) -> pb.GetJourneyStatsResponse:
         """How the journeys of one definition went."""
-        _check(*_required("journey", request.journey))
-        definition, counts, position = await self._run(
-            self._patient, lambda: self._queries.stats(request.journey, self._clock())
-        )
+        _check(*_required("journey", request.journey), *_within("as_of", request.as_of, 0, LATEST))
+        between = Interval.between(request.between.start, request.between.end)
+        asked = (request.journey, self._clock(), request.as_of, between)
+        definition, counts, commit = await self._run(self._patient, lambda: self._queries.stats(*asked))
         return pb.GetJourneyStatsResponse(
             journey=definition.journey,
             version=definition.version,
@@ -263,7 +263,8 @@ class JourneyServicer(journey_pb2_grpc.JourneyServiceServicer):
                 pb.StageStats(stage=name, reached=s.reached, loops=s.loops, abandoned=s.abandoned, open=s.open)
                 for name, s in counts.stages.items()
             ],
-            position=position,
+            position=commit.position,
+            as_of=commit.recorded_at,
         )
 
     @property

@@ -13,6 +13,7 @@ from journey.domain.variants import Variants
 from throughline.identity.v1 import consent_pb2
 from throughline.ingestion.v1 import interaction_pb2
 from throughline.journey.v1 import journey_pb2 as pb
+from throughline_eventlog import Commit
 from throughline_kernel import LeftOut
 
 COMPACT_BYTES: Final = 4096
@@ -177,7 +178,7 @@ def entry(line: Entry) -> pb.TimelineEntry:
     )
 
 
-def variants(counted: Variants, position: int) -> pb.GetVariantsResponse:
+def variants(counted: Variants, commit: Commit) -> pb.GetVariantsResponse:
     """Counts of channel sequences."""
     return pb.GetVariantsResponse(
         variants=[
@@ -194,5 +195,6 @@ def variants(counted: Variants, position: int) -> pb.GetVariantsResponse:
         others=counted.others,
         other_variants=counted.other_variants,
         total=counted.total,
-        position=position,
+        position=commit.position,
+        as_of=commit.recorded_at,
     )

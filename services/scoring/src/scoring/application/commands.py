@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scoring.application import ledger, messages, rows
 from scoring.application.book import Book
-from scoring.application.queries import formulas, scorecard
+from scoring.application.queries import formulas, interval, scorecard
 from scoring.domain.client import backfill, backfill_case
 from scoring.domain.metrics import Metrics, define
 from throughline.scoring.v1 import events_pb2 as pb
@@ -29,7 +29,7 @@ def _required(field: str, value: str) -> None:
 
 
 class PublishScorecards:
-    """Writes scorecards into the log, as they stand in the transaction that writes them."""
+    """Writes scorecards into the log, as they stand in the transaction that writes them, or stood at an instant."""
 
     def __init__(self, minimum: int) -> None:
         self._minimum = minimum
@@ -48,7 +48,15 @@ class PublishScorecards:
     ) -> api.PublishScorecardResponse | Refusal:
         try:
             _required("published_by", request.published_by)
-            told = scorecard(tx, request.subject_kind, request.subject, self._minimum, purpose)
+            told = scorecard(
+                tx,
+                request.subject_kind,
+                request.subject,
+                self._minimum,
+                purpose,
+                as_of=request.as_of,
+                between=interval(request.between),
+            )
         except Refusal as refusal:
             return refusal
         scores = told.messages()
@@ -58,7 +66,7 @@ class PublishScorecards:
         for score in scores:
             version += 1
             payload = pb.ScoreComputed(
-                score_id=score.score_id, score=score, published_by=request.published_by
+                score_id=score.score_id, score=score, published_by=request.published_by, as_of=request.as_of
             ).SerializeToString()
             events.append(NewEvent(stream_id, version, messages.SCORE_COMPUTED, payload, tx.now))
             tx.put(rows.PUBLISHED, score.score_id.encode(), payload)
@@ -67,6 +75,7 @@ class PublishScorecards:
             scores=scores,
             position=positions[-1] if positions else told.commit.position,
             left_out=messages.left_out(told.left_out),
+            as_of=told.commit.recorded_at,
         )
 
 

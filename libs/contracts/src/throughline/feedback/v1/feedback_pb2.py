@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from throughline.access.v1 import options_pb2 as throughline_dot_access_dot_v1_dot_options__pb2
+from throughline.eventlog.v1 import eventlog_pb2 as throughline_dot_eventlog_dot_v1_dot_eventlog__pb2
 from throughline.feedback.v1 import events_pb2 as throughline_dot_feedback_dot_v1_dot_events__pb2
 from throughline.feedback.v1 import routes_pb2 as throughline_dot_feedback_dot_v1_dot_routes__pb2
 from throughline.ingestion.v1 import interaction_pb2 as throughline_dot_ingestion_dot_v1_dot_interaction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&throughline/feedback/v1/feedback.proto\x12\x17throughline.feedback.v1\x1a#throughline/access/v1/options.proto\x1a$throughline/feedback/v1/events.proto\x1a$throughline/feedback/v1/routes.proto\x1a*throughline/ingestion/v1/interaction.proto\"\xbd\x02\n\x15SubmitFeedbackRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1a\n\x12source_feedback_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x12\n\ntouchpoint\x18\x04 \x01(\t\x12\x0e\n\x06matter\x18\x05 \x01(\t\x12\x13\n\x0boccurred_at\x18\x06 \x01(\x03\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x07 \x01(\x0b\x32\".throughline.ingestion.v1.Feedback\x12\x11\n\tclient_id\x18\x08 \x01(\t\x12\x39\n\x0bidentifiers\x18\t \x03(\x0b\x32$.throughline.ingestion.v1.Identifier\x12\x16\n\x0einteraction_id\x18\n \x01(\t\x12\x12\n\nattributes\x18\x0b \x01(\x0c\"\x8c\x01\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x38\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32#.throughline.feedback.v1.Assignment\x12\x10\n\x08position\x18\x04 \x01(\x03\"\xa5\x02\n\x04Item\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x12\n\ntouchpoint\x18\x05 \x01(\t\x12\x0e\n\x06matter\x18\x06 \x01(\t\x12\x13\n\x0boccurred_at\x18\x07 \x01(\x03\x12\x34\n\x04\x66\x61\x63t\x18\x08 \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x10\n\x08verbatim\x18\t \x01(\t\x12\x11\n\tforgotten\x18\n \x01(\x08\x12\x38\n\x0b\x61ssignments\x18\x0b \x03(\x0b\x32#.throughline.feedback.v1.Assignment\")\n\x12GetFeedbackRequest\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\"T\n\x13GetFeedbackResponse\x12+\n\x04item\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Item\x12\x10\n\x08position\x18\x02 \x01(\x03\"P\n\x08\x43\x61seStep\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x03\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"\xe2\x02\n\x04\x43\x61se\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\".throughline.feedback.v1.CaseState\x12\x11\n\topened_at\x18\x06 \x01(\x03\x12\x16\n\x0e\x61\x63knowledge_by\x18\x07 \x01(\x03\x12\x12\n\nresolve_by\x18\x08 \x01(\x03\x12\x0f\n\x07overdue\x18\t \x01(\x08\x12\x11\n\tescalated\x18\n \x01(\x08\x12\x10\n\x08reopened\x18\x0b \x01(\x05\x12\x14\n\x0c\x66\x65\x65\x64\x62\x61\x63k_ids\x18\x0c \x03(\t\x12\x30\n\x05steps\x18\r \x03(\x0b\x32!.throughline.feedback.v1.CaseStep\x12\x0f\n\x07\x63hannel\x18\x0e \x01(\t\x12\x12\n\nroot_cause\x18\x0f \x01(\t\"!\n\x0eGetCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\">\n\x0fGetCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"\x81\x01\n\x10ListInboxRequest\x12\x12\n\ndepartment\x18\x01 \x01(\t\x12\x32\n\x06states\x18\x02 \x03(\x0e\x32\".throughline.feedback.v1.CaseState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"l\n\x11ListInboxResponse\x12,\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32\x1d.throughline.feedback.v1.Case\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\"\'\n\x11WatchInboxRequest\x12\x12\n\ndepartment\x18\x01 \x01(\t\"S\n\x12WatchInboxResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\x12\x10\n\x08position\x18\x02 \x01(\x03\"5\n\x16\x41\x63knowledgeCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\"F\n\x17\x41\x63knowledgeCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"V\n\x13ReassignCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x12\n\ndepartment\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"C\n\x14ReassignCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"Y\n\x12ResolveCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x12\n\nresolution\x18\x03 \x01(\t\x12\x12\n\nroot_cause\x18\x04 \x01(\t\"B\n\x13ResolveCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"@\n\x11ReopenCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"A\n\x12ReopenCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"\x12\n\x10GetRoutesRequest\"F\n\x11GetRoutesResponse\x12\x31\n\x06routes\x18\x01 \x01(\x0b\x32!.throughline.feedback.v1.RouteSet\"_\n\x14PublishRoutesRequest\x12\x31\n\x06routes\x18\x01 \x01(\x0b\x32!.throughline.feedback.v1.RouteSet\x12\x14\n\x0cpublished_by\x18\x02 \x01(\t\":\n\x15PublishRoutesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x10\n\x08position\x18\x02 \x01(\x03\"\x99\x01\n\x0f\x44\x65partmentStats\x12\x12\n\ndepartment\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\x03\x12\r\n\x05\x63\x61ses\x18\x03 \x01(\x03\x12\x0c\n\x04open\x18\x04 \x01(\x03\x12\x0f\n\x07overdue\x18\x05 \x01(\x03\x12\x10\n\x08resolved\x18\x06 \x01(\x03\x12\x10\n\x08reopened\x18\x07 \x01(\x03\x12\x11\n\tescalated\x18\x08 \x01(\x03\"\x1b\n\x19GetDepartmentStatsRequest\"m\n\x1aGetDepartmentStatsResponse\x12=\n\x0b\x64\x65partments\x18\x01 \x03(\x0b\x32(.throughline.feedback.v1.DepartmentStats\x12\x10\n\x08position\x18\x02 \x01(\x03*\x8c\x01\n\tCaseState\x12\x1a\n\x16\x43\x41SE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41SE_STATE_OPEN\x10\x01\x12\x1b\n\x17\x43\x41SE_STATE_ACKNOWLEDGED\x10\x02\x12\x17\n\x13\x43\x41SE_STATE_RESOLVED\x10\x03\x12\x18\n\x14\x43\x41SE_STATE_WITHDRAWN\x10\x04\x32\xc4\r\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12\x88\x01\n\x0eSubmitFeedback\x12..throughline.feedback.v1.SubmitFeedbackRequest\x1a/.throughline.feedback.v1.SubmitFeedbackResponse\"\x15\xa2\xbb\x18\x11\x08\x01\x10\x01*\x06source2\x03\x01\x02\x06\x12\xa4\x01\n\x0bGetFeedback\x12+.throughline.feedback.v1.GetFeedbackRequest\x1a,.throughline.feedback.v1.GetFeedbackResponse\":\xa2\xbb\x18\x36\x08\x03\x1a\x0b\x66\x65\x65\x64\x62\x61\x63k_id\"\x0eitem.client_id\"\x10item.feedback_id2\x03\x02\x04\x06\x12\x8f\x01\n\tListInbox\x12).throughline.feedback.v1.ListInboxRequest\x1a*.throughline.feedback.v1.ListInboxResponse\"+\xa2\xbb\x18\'\x08\x02\"\x0f\x63\x61ses.client_id\"\rcases.case_id2\x03\x02\x04\x06\x12\x92\x01\n\nWatchInbox\x12*.throughline.feedback.v1.WatchInboxRequest\x1a+.throughline.feedback.v1.WatchInboxResponse\")\xa2\xbb\x18%\x08\x02\"\x0e\x63\x61se.client_id\"\x0c\x63\x61se.case_id2\x03\x02\x04\x06\x30\x01\x12\x82\x01\n\x07GetCase\x12\'.throughline.feedback.v1.GetCaseRequest\x1a(.throughline.feedback.v1.GetCaseResponse\"$\xa2\xbb\x18 \x08\x02\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x03\x02\x04\x06\x12\x9b\x01\n\x0f\x41\x63knowledgeCase\x12/.throughline.feedback.v1.AcknowledgeCaseRequest\x1a\x30.throughline.feedback.v1.AcknowledgeCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12\x92\x01\n\x0cReassignCase\x12,.throughline.feedback.v1.ReassignCaseRequest\x1a-.throughline.feedback.v1.ReassignCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12\x8f\x01\n\x0bResolveCase\x12+.throughline.feedback.v1.ResolveCaseRequest\x1a,.throughline.feedback.v1.ResolveCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12\x8c\x01\n\nReopenCase\x12*.throughline.feedback.v1.ReopenCaseRequest\x1a+.throughline.feedback.v1.ReopenCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12r\n\tGetRoutes\x12).throughline.feedback.v1.GetRoutesRequest\x1a*.throughline.feedback.v1.GetRoutesResponse\"\x0e\xa2\xbb\x18\n\x08\x01\x32\x06\x02\x03\x04\x05\x06\x07\x12|\n\rPublishRoutes\x12-.throughline.feedback.v1.PublishRoutesRequest\x1a..throughline.feedback.v1.PublishRoutesResponse\"\x0c\xa2\xbb\x18\x08\x08\x01\x10\x01\x32\x02\x05\x06\x12\x8c\x01\n\x12GetDepartmentStats\x12\x32.throughline.feedback.v1.GetDepartmentStatsRequest\x1a\x33.throughline.feedback.v1.GetDepartmentStatsResponse\"\r\xa2\xbb\x18\t\x08\x01\x32\x05\x02\x03\x04\x05\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&throughline/feedback/v1/feedback.proto\x12\x17throughline.feedback.v1\x1a#throughline/access/v1/options.proto\x1a&throughline/eventlog/v1/eventlog.proto\x1a$throughline/feedback/v1/events.proto\x1a$throughline/feedback/v1/routes.proto\x1a*throughline/ingestion/v1/interaction.proto\"\xbd\x02\n\x15SubmitFeedbackRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1a\n\x12source_feedback_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12\x12\n\ntouchpoint\x18\x04 \x01(\t\x12\x0e\n\x06matter\x18\x05 \x01(\t\x12\x13\n\x0boccurred_at\x18\x06 \x01(\x03\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x07 \x01(\x0b\x32\".throughline.ingestion.v1.Feedback\x12\x11\n\tclient_id\x18\x08 \x01(\t\x12\x39\n\x0bidentifiers\x18\t \x03(\x0b\x32$.throughline.ingestion.v1.Identifier\x12\x16\n\x0einteraction_id\x18\n \x01(\t\x12\x12\n\nattributes\x18\x0b \x01(\x0c\"\x8c\x01\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x38\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32#.throughline.feedback.v1.Assignment\x12\x10\n\x08position\x18\x04 \x01(\x03\"\xa5\x02\n\x04Item\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x16\n\x0einteraction_id\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x12\n\ntouchpoint\x18\x05 \x01(\t\x12\x0e\n\x06matter\x18\x06 \x01(\t\x12\x13\n\x0boccurred_at\x18\x07 \x01(\x03\x12\x34\n\x04\x66\x61\x63t\x18\x08 \x01(\x0b\x32&.throughline.ingestion.v1.FeedbackFact\x12\x10\n\x08verbatim\x18\t \x01(\t\x12\x11\n\tforgotten\x18\n \x01(\x08\x12\x38\n\x0b\x61ssignments\x18\x0b \x03(\x0b\x32#.throughline.feedback.v1.Assignment\"8\n\x12GetFeedbackRequest\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\r\n\x05\x61s_of\x18\x02 \x01(\x03\"c\n\x13GetFeedbackResponse\x12+\n\x04item\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Item\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03\"P\n\x08\x43\x61seStep\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x03\x12\n\n\x02\x62y\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"\xe2\x02\n\x04\x43\x61se\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x12\n\ndepartment\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\".throughline.feedback.v1.CaseState\x12\x11\n\topened_at\x18\x06 \x01(\x03\x12\x16\n\x0e\x61\x63knowledge_by\x18\x07 \x01(\x03\x12\x12\n\nresolve_by\x18\x08 \x01(\x03\x12\x0f\n\x07overdue\x18\t \x01(\x08\x12\x11\n\tescalated\x18\n \x01(\x08\x12\x10\n\x08reopened\x18\x0b \x01(\x05\x12\x14\n\x0c\x66\x65\x65\x64\x62\x61\x63k_ids\x18\x0c \x03(\t\x12\x30\n\x05steps\x18\r \x03(\x0b\x32!.throughline.feedback.v1.CaseStep\x12\x0f\n\x07\x63hannel\x18\x0e \x01(\t\x12\x12\n\nroot_cause\x18\x0f \x01(\t\"0\n\x0eGetCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\r\n\x05\x61s_of\x18\x02 \x01(\x03\"_\n\x0fGetCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\x12\r\n\x05\x61s_of\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\"\xc4\x01\n\x10ListInboxRequest\x12\x12\n\ndepartment\x18\x01 \x01(\t\x12\x32\n\x06states\x18\x02 \x03(\x0e\x32\".throughline.feedback.v1.CaseState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\r\n\x05\x61s_of\x18\x05 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x06 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"\x8d\x01\n\x11ListInboxResponse\x12,\n\x05\x63\x61ses\x18\x01 \x03(\x0b\x32\x1d.throughline.feedback.v1.Case\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\r\n\x05\x61s_of\x18\x04 \x01(\x03\x12\x10\n\x08withheld\x18\x05 \x01(\x05\"\'\n\x11WatchInboxRequest\x12\x12\n\ndepartment\x18\x01 \x01(\t\"S\n\x12WatchInboxResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\x12\x10\n\x08position\x18\x02 \x01(\x03\"5\n\x16\x41\x63knowledgeCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\"F\n\x17\x41\x63knowledgeCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"V\n\x13ReassignCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x12\n\ndepartment\x18\x02 \x01(\t\x12\n\n\x02\x62y\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"C\n\x14ReassignCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"Y\n\x12ResolveCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x12\n\nresolution\x18\x03 \x01(\t\x12\x12\n\nroot_cause\x18\x04 \x01(\t\"B\n\x13ResolveCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"@\n\x11ReopenCaseRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"A\n\x12ReopenCaseResponse\x12+\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x1d.throughline.feedback.v1.Case\"!\n\x10GetRoutesRequest\x12\r\n\x05\x61s_of\x18\x01 \x01(\x03\"F\n\x11GetRoutesResponse\x12\x31\n\x06routes\x18\x01 \x01(\x0b\x32!.throughline.feedback.v1.RouteSet\"_\n\x14PublishRoutesRequest\x12\x31\n\x06routes\x18\x01 \x01(\x0b\x32!.throughline.feedback.v1.RouteSet\x12\x14\n\x0cpublished_by\x18\x02 \x01(\t\":\n\x15PublishRoutesResponse\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x10\n\x08position\x18\x02 \x01(\x03\"\x99\x01\n\x0f\x44\x65partmentStats\x12\x12\n\ndepartment\x18\x01 \x01(\t\x12\r\n\x05items\x18\x02 \x01(\x03\x12\r\n\x05\x63\x61ses\x18\x03 \x01(\x03\x12\x0c\n\x04open\x18\x04 \x01(\x03\x12\x0f\n\x07overdue\x18\x05 \x01(\x03\x12\x10\n\x08resolved\x18\x06 \x01(\x03\x12\x10\n\x08reopened\x18\x07 \x01(\x03\x12\x11\n\tescalated\x18\x08 \x01(\x03\"^\n\x19GetDepartmentStatsRequest\x12\r\n\x05\x61s_of\x18\x01 \x01(\x03\x12\x32\n\x07\x62\x65tween\x18\x02 \x01(\x0b\x32!.throughline.eventlog.v1.Interval\"|\n\x1aGetDepartmentStatsResponse\x12=\n\x0b\x64\x65partments\x18\x01 \x03(\x0b\x32(.throughline.feedback.v1.DepartmentStats\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\r\n\x05\x61s_of\x18\x03 \x01(\x03*\x8c\x01\n\tCaseState\x12\x1a\n\x16\x43\x41SE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41SE_STATE_OPEN\x10\x01\x12\x1b\n\x17\x43\x41SE_STATE_ACKNOWLEDGED\x10\x02\x12\x17\n\x13\x43\x41SE_STATE_RESOLVED\x10\x03\x12\x18\n\x14\x43\x41SE_STATE_WITHDRAWN\x10\x04\x32\xc4\r\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12\x88\x01\n\x0eSubmitFeedback\x12..throughline.feedback.v1.SubmitFeedbackRequest\x1a/.throughline.feedback.v1.SubmitFeedbackResponse\"\x15\xa2\xbb\x18\x11\x08\x01\x10\x01*\x06source2\x03\x01\x02\x06\x12\xa4\x01\n\x0bGetFeedback\x12+.throughline.feedback.v1.GetFeedbackRequest\x1a,.throughline.feedback.v1.GetFeedbackResponse\":\xa2\xbb\x18\x36\x08\x03\x1a\x0b\x66\x65\x65\x64\x62\x61\x63k_id\"\x0eitem.client_id\"\x10item.feedback_id2\x03\x02\x04\x06\x12\x8f\x01\n\tListInbox\x12).throughline.feedback.v1.ListInboxRequest\x1a*.throughline.feedback.v1.ListInboxResponse\"+\xa2\xbb\x18\'\x08\x02\"\x0f\x63\x61ses.client_id\"\rcases.case_id2\x03\x02\x04\x06\x12\x92\x01\n\nWatchInbox\x12*.throughline.feedback.v1.WatchInboxRequest\x1a+.throughline.feedback.v1.WatchInboxResponse\")\xa2\xbb\x18%\x08\x02\"\x0e\x63\x61se.client_id\"\x0c\x63\x61se.case_id2\x03\x02\x04\x06\x30\x01\x12\x82\x01\n\x07GetCase\x12\'.throughline.feedback.v1.GetCaseRequest\x1a(.throughline.feedback.v1.GetCaseResponse\"$\xa2\xbb\x18 \x08\x02\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x03\x02\x04\x06\x12\x9b\x01\n\x0f\x41\x63knowledgeCase\x12/.throughline.feedback.v1.AcknowledgeCaseRequest\x1a\x30.throughline.feedback.v1.AcknowledgeCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12\x92\x01\n\x0cReassignCase\x12,.throughline.feedback.v1.ReassignCaseRequest\x1a-.throughline.feedback.v1.ReassignCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12\x8f\x01\n\x0bResolveCase\x12+.throughline.feedback.v1.ResolveCaseRequest\x1a,.throughline.feedback.v1.ResolveCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12\x8c\x01\n\nReopenCase\x12*.throughline.feedback.v1.ReopenCaseRequest\x1a+.throughline.feedback.v1.ReopenCaseResponse\"%\xa2\xbb\x18!\x08\x02\x10\x01\x1a\x07\x63\x61se_id\"\x0e\x63\x61se.client_id2\x02\x02\x06\x12r\n\tGetRoutes\x12).throughline.feedback.v1.GetRoutesRequest\x1a*.throughline.feedback.v1.GetRoutesResponse\"\x0e\xa2\xbb\x18\n\x08\x01\x32\x06\x02\x03\x04\x05\x06\x07\x12|\n\rPublishRoutes\x12-.throughline.feedback.v1.PublishRoutesRequest\x1a..throughline.feedback.v1.PublishRoutesResponse\"\x0c\xa2\xbb\x18\x08\x08\x01\x10\x01\x32\x02\x05\x06\x12\x8c\x01\n\x12GetDepartmentStats\x12\x32.throughline.feedback.v1.GetDepartmentStatsRequest\x1a\x33.throughline.feedback.v1.GetDepartmentStatsResponse\"\r\xa2\xbb\x18\t\x08\x01\x32\x05\x02\x03\x04\x05\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,64 +60,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDBACKSERVICE'].methods_by_name['PublishRoutes']._serialized_options = b'\242\273\030\010\010\001\020\0012\002\005\006'
   _globals['_FEEDBACKSERVICE'].methods_by_name['GetDepartmentStats']._loaded_options = None
   _globals['_FEEDBACKSERVICE'].methods_by_name['GetDepartmentStats']._serialized_options = b'\242\273\030\t\010\0012\005\002\003\004\005\006'
-  _globals['_CASESTATE']._serialized_start=3140
-  _globals['_CASESTATE']._serialized_end=3280
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=225
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=542
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=545
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=685
-  _globals['_ITEM']._serialized_start=688
-  _globals['_ITEM']._serialized_end=981
-  _globals['_GETFEEDBACKREQUEST']._serialized_start=983
-  _globals['_GETFEEDBACKREQUEST']._serialized_end=1024
-  _globals['_GETFEEDBACKRESPONSE']._serialized_start=1026
-  _globals['_GETFEEDBACKRESPONSE']._serialized_end=1110
-  _globals['_CASESTEP']._serialized_start=1112
-  _globals['_CASESTEP']._serialized_end=1192
-  _globals['_CASE']._serialized_start=1195
-  _globals['_CASE']._serialized_end=1549
-  _globals['_GETCASEREQUEST']._serialized_start=1551
-  _globals['_GETCASEREQUEST']._serialized_end=1584
-  _globals['_GETCASERESPONSE']._serialized_start=1586
-  _globals['_GETCASERESPONSE']._serialized_end=1648
-  _globals['_LISTINBOXREQUEST']._serialized_start=1651
-  _globals['_LISTINBOXREQUEST']._serialized_end=1780
-  _globals['_LISTINBOXRESPONSE']._serialized_start=1782
-  _globals['_LISTINBOXRESPONSE']._serialized_end=1890
-  _globals['_WATCHINBOXREQUEST']._serialized_start=1892
-  _globals['_WATCHINBOXREQUEST']._serialized_end=1931
-  _globals['_WATCHINBOXRESPONSE']._serialized_start=1933
-  _globals['_WATCHINBOXRESPONSE']._serialized_end=2016
-  _globals['_ACKNOWLEDGECASEREQUEST']._serialized_start=2018
-  _globals['_ACKNOWLEDGECASEREQUEST']._serialized_end=2071
-  _globals['_ACKNOWLEDGECASERESPONSE']._serialized_start=2073
-  _globals['_ACKNOWLEDGECASERESPONSE']._serialized_end=2143
-  _globals['_REASSIGNCASEREQUEST']._serialized_start=2145
-  _globals['_REASSIGNCASEREQUEST']._serialized_end=2231
-  _globals['_REASSIGNCASERESPONSE']._serialized_start=2233
-  _globals['_REASSIGNCASERESPONSE']._serialized_end=2300
-  _globals['_RESOLVECASEREQUEST']._serialized_start=2302
-  _globals['_RESOLVECASEREQUEST']._serialized_end=2391
-  _globals['_RESOLVECASERESPONSE']._serialized_start=2393
-  _globals['_RESOLVECASERESPONSE']._serialized_end=2459
-  _globals['_REOPENCASEREQUEST']._serialized_start=2461
-  _globals['_REOPENCASEREQUEST']._serialized_end=2525
-  _globals['_REOPENCASERESPONSE']._serialized_start=2527
-  _globals['_REOPENCASERESPONSE']._serialized_end=2592
-  _globals['_GETROUTESREQUEST']._serialized_start=2594
-  _globals['_GETROUTESREQUEST']._serialized_end=2612
-  _globals['_GETROUTESRESPONSE']._serialized_start=2614
-  _globals['_GETROUTESRESPONSE']._serialized_end=2684
-  _globals['_PUBLISHROUTESREQUEST']._serialized_start=2686
-  _globals['_PUBLISHROUTESREQUEST']._serialized_end=2781
-  _globals['_PUBLISHROUTESRESPONSE']._serialized_start=2783
-  _globals['_PUBLISHROUTESRESPONSE']._serialized_end=2841
-  _globals['_DEPARTMENTSTATS']._serialized_start=2844
-  _globals['_DEPARTMENTSTATS']._serialized_end=2997
-  _globals['_GETDEPARTMENTSTATSREQUEST']._serialized_start=2999
-  _globals['_GETDEPARTMENTSTATSREQUEST']._serialized_end=3026
-  _globals['_GETDEPARTMENTSTATSRESPONSE']._serialized_start=3028
-  _globals['_GETDEPARTMENTSTATSRESPONSE']._serialized_end=3137
-  _globals['_FEEDBACKSERVICE']._serialized_start=3283
-  _globals['_FEEDBACKSERVICE']._serialized_end=5015
+  _globals['_CASESTATE']._serialized_start=3456
+  _globals['_CASESTATE']._serialized_end=3596
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=265
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=582
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=585
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=725
+  _globals['_ITEM']._serialized_start=728
+  _globals['_ITEM']._serialized_end=1021
+  _globals['_GETFEEDBACKREQUEST']._serialized_start=1023
+  _globals['_GETFEEDBACKREQUEST']._serialized_end=1079
+  _globals['_GETFEEDBACKRESPONSE']._serialized_start=1081
+  _globals['_GETFEEDBACKRESPONSE']._serialized_end=1180
+  _globals['_CASESTEP']._serialized_start=1182
+  _globals['_CASESTEP']._serialized_end=1262
+  _globals['_CASE']._serialized_start=1265
+  _globals['_CASE']._serialized_end=1619
+  _globals['_GETCASEREQUEST']._serialized_start=1621
+  _globals['_GETCASEREQUEST']._serialized_end=1669
+  _globals['_GETCASERESPONSE']._serialized_start=1671
+  _globals['_GETCASERESPONSE']._serialized_end=1766
+  _globals['_LISTINBOXREQUEST']._serialized_start=1769
+  _globals['_LISTINBOXREQUEST']._serialized_end=1965
+  _globals['_LISTINBOXRESPONSE']._serialized_start=1968
+  _globals['_LISTINBOXRESPONSE']._serialized_end=2109
+  _globals['_WATCHINBOXREQUEST']._serialized_start=2111
+  _globals['_WATCHINBOXREQUEST']._serialized_end=2150
+  _globals['_WATCHINBOXRESPONSE']._serialized_start=2152
+  _globals['_WATCHINBOXRESPONSE']._serialized_end=2235
+  _globals['_ACKNOWLEDGECASEREQUEST']._serialized_start=2237
+  _globals['_ACKNOWLEDGECASEREQUEST']._serialized_end=2290
+  _globals['_ACKNOWLEDGECASERESPONSE']._serialized_start=2292
+  _globals['_ACKNOWLEDGECASERESPONSE']._serialized_end=2362
+  _globals['_REASSIGNCASEREQUEST']._serialized_start=2364
+  _globals['_REASSIGNCASEREQUEST']._serialized_end=2450
+  _globals['_REASSIGNCASERESPONSE']._serialized_start=2452
+  _globals['_REASSIGNCASERESPONSE']._serialized_end=2519
+  _globals['_RESOLVECASEREQUEST']._serialized_start=2521
+  _globals['_RESOLVECASEREQUEST']._serialized_end=2610
+  _globals['_RESOLVECASERESPONSE']._serialized_start=2612
+  _globals['_RESOLVECASERESPONSE']._serialized_end=2678
+  _globals['_REOPENCASEREQUEST']._serialized_start=2680
+  _globals['_REOPENCASEREQUEST']._serialized_end=2744
+  _globals['_REOPENCASERESPONSE']._serialized_start=2746
+  _globals['_REOPENCASERESPONSE']._serialized_end=2811
+  _globals['_GETROUTESREQUEST']._serialized_start=2813
+  _globals['_GETROUTESREQUEST']._serialized_end=2846
+  _globals['_GETROUTESRESPONSE']._serialized_start=2848
+  _globals['_GETROUTESRESPONSE']._serialized_end=2918
+  _globals['_PUBLISHROUTESREQUEST']._serialized_start=2920
+  _globals['_PUBLISHROUTESREQUEST']._serialized_end=3015
+  _globals['_PUBLISHROUTESRESPONSE']._serialized_start=3017
+  _globals['_PUBLISHROUTESRESPONSE']._serialized_end=3075
+  _globals['_DEPARTMENTSTATS']._serialized_start=3078
+  _globals['_DEPARTMENTSTATS']._serialized_end=3231
+  _globals['_GETDEPARTMENTSTATSREQUEST']._serialized_start=3233
+  _globals['_GETDEPARTMENTSTATSREQUEST']._serialized_end=3327
+  _globals['_GETDEPARTMENTSTATSRESPONSE']._serialized_start=3329
+  _globals['_GETDEPARTMENTSTATSRESPONSE']._serialized_end=3453
+  _globals['_FEEDBACKSERVICE']._serialized_start=3599
+  _globals['_FEEDBACKSERVICE']._serialized_end=5331
 # @@protoc_insertion_point(module_scope)

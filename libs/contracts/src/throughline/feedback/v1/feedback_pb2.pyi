@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from throughline.eventlog.v1 import eventlog_pb2 as _eventlog_pb2
 from throughline.feedback.v1 import events_pb2 as _events_pb2
 from throughline.feedback.v1 import routes_pb2 as _routes_pb2
 from throughline.ingestion.v1 import interaction_pb2 as _interaction_pb2
@@ -181,15 +182,19 @@ class GetFeedbackRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FEEDBACK_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     feedback_id: _builtins.str
+    as_of: _builtins.int
+    """As it was at an instant, microseconds since epoch; 0 means now, and so does an instant to come."""
     def __init__(
         self,
         *,
         feedback_id: _builtins.str = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_id", b"feedback_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "feedback_id", b"feedback_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,7 +206,10 @@ class GetFeedbackResponse(_message.Message):
 
     ITEM_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that the answer stands on: asked again as of it, it is the same, whatever came later."""
     @_builtins.property
     def item(self) -> Global___Item: ...
     def __init__(
@@ -209,10 +217,11 @@ class GetFeedbackResponse(_message.Message):
         *,
         item: Global___Item | None = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "item", b"item", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,15 +327,19 @@ class GetCaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CASE_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
+    as_of: _builtins.int
+    """As it was at an instant, microseconds since epoch; 0 means now, and so does an instant to come."""
     def __init__(
         self,
         *,
         case_id: _builtins.str = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "case_id", b"case_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -337,16 +350,23 @@ class GetCaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CASE_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.int
+    """The instant that the answer stands on: asked again as of it, it is the same, whatever came later."""
+    position: _builtins.int
     @_builtins.property
     def case(self) -> Global___Case: ...
     def __init__(
         self,
         *,
         case: Global___Case | None = ...,
+        as_of: _builtins.int = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "case", b"case", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,12 +380,22 @@ class ListInboxRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     department: _builtins.str
     page_size: _builtins.int
     page_token: _builtins.str
+    as_of: _builtins.int
+    """What stood in the inbox at an instant, microseconds since epoch; 0 means now, and so does an instant to come. Whether a
+    case was overdue is judged at it.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___CaseState.ValueType]:
         """Empty: all that is not resolved or withdrawn."""
+
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """What of it was opened in the interval; all where it is left out."""
 
     def __init__(
         self,
@@ -374,10 +404,12 @@ class ListInboxRequest(_message.Message):
         states: _abc.Iterable[Global___CaseState.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["department", b"department", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "department", b"department", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -390,8 +422,15 @@ class ListInboxResponse(_message.Message):
     CASES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """The pages that follow stand on the instant of the first."""
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that the answer stands on: asked again as of it, it is the same, whatever came later."""
+    withheld: _builtins.int
+    """Cases that stood there and are left out, on all pages: their clients were forgotten since."""
     @_builtins.property
     def cases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Case]: ...
     def __init__(
@@ -400,10 +439,12 @@ class ListInboxResponse(_message.Message):
         cases: _abc.Iterable[Global___Case] | None = ...,
         next_page_token: _builtins.str = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
+        withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "next_page_token", b"next_page_token", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "cases", b"cases", "next_page_token", b"next_page_token", "position", b"position", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,12 +679,17 @@ Global___ReopenCaseResponse: _TypeAlias = ReopenCaseResponse  # noqa: Y015
 class GetRoutesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    AS_OF_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.int
+    """As it was at an instant, microseconds since epoch; 0 means now, and so does an instant to come."""
     def __init__(
         self,
+        *,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -758,12 +804,27 @@ Global___DepartmentStats: _TypeAlias = DepartmentStats  # noqa: Y015
 class GetDepartmentStatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.int
+    """As it was at an instant, microseconds since epoch; 0 means now, and so does an instant to come. What was overdue is
+    judged at it.
+    """
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Counts what began in the interval: items that were given, and cases that were opened, each as it stood at the instant;
+        without those of clients who were forgotten since. All where it is left out.
+        """
+
     def __init__(
         self,
+        *,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -775,7 +836,10 @@ class GetDepartmentStatsResponse(_message.Message):
 
     DEPARTMENTS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that the answer stands on: asked again as of it, it is the same, whatever came later."""
     @_builtins.property
     def departments(self) -> _containers.RepeatedCompositeFieldContainer[Global___DepartmentStats]: ...
     def __init__(
@@ -783,10 +847,11 @@ class GetDepartmentStatsResponse(_message.Message):
         *,
         departments: _abc.Iterable[Global___DepartmentStats] | None = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["departments", b"departments", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "departments", b"departments", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

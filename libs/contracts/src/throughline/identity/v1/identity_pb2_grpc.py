@@ -120,7 +120,7 @@ class IdentityServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ResolveClient(self, request, context):
-        """The client that identifiers, an id or an alias mean now. Changes nothing.
+        """The client that identifiers, an id or an alias mean now, or meant. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

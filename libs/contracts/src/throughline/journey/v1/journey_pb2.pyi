@@ -802,12 +802,17 @@ Global___DefineJourneyResponse: _TypeAlias = DefineJourneyResponse  # noqa: Y015
 class ListJourneysRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    AS_OF_FIELD_NUMBER: _builtins.int
+    as_of: _builtins.int
+    """Those that held at an instant, microseconds since epoch; 0 means now."""
     def __init__(
         self,
+        *,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -839,19 +844,31 @@ class GetVariantsRequest(_message.Message):
 
     JOURNEY_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     journey: _builtins.str
     """Journeys of this definition; empty: each client's whole history."""
     top: _builtins.int
     """How many variants to list; 0 means 20. All others are in `others`."""
+    as_of: _builtins.int
+    """As it was at an instant, microseconds since epoch; 0 means now, and so does an instant to come. What was open or
+    abandoned by silence is judged at it.
+    """
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Journeys that were started in the interval; of whole histories what happened in it. All where it is left out."""
+
     def __init__(
         self,
         *,
         journey: _builtins.str = ...,
         top: _builtins.int = ...,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "journey", b"journey", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -907,10 +924,15 @@ class GetVariantsResponse(_message.Message):
     OTHER_VARIANTS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     others: _builtins.int
     other_variants: _builtins.int
     total: _builtins.int
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that the answer stands on: asked again as of it, it is the same, whatever came later; but silence is judged
+    at the instant that is asked for.
+    """
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]: ...
     def __init__(
@@ -921,10 +943,11 @@ class GetVariantsResponse(_message.Message):
         other_variants: _builtins.int = ...,
         total: _builtins.int = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_variants", b"other_variants", "others", b"others", "position", b"position", "total", b"total", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "other_variants", b"other_variants", "others", b"others", "position", b"position", "total", b"total", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -935,15 +958,27 @@ class GetJourneyStatsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOURNEY_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     journey: _builtins.str
+    as_of: _builtins.int
+    """As it was at an instant, microseconds since epoch; 0 means now, and so does an instant to come. What was open or
+    abandoned by silence is judged at it.
+    """
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Journeys that were started in the interval; all where it is left out."""
+
     def __init__(
         self,
         *,
         journey: _builtins.str = ...,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "journey", b"journey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -996,6 +1031,7 @@ class GetJourneyStatsResponse(_message.Message):
     MEDIAN_DURATION_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     journey: _builtins.str
     version: _builtins.int
     owner: _builtins.str
@@ -1006,6 +1042,10 @@ class GetJourneyStatsResponse(_message.Message):
     channel_switches: _builtins.int
     median_duration: _builtins.int
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that the answer stands on: asked again as of it, it is the same, whatever came later; but silence is judged
+    at the instant that is asked for.
+    """
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStats]: ...
     def __init__(
@@ -1022,10 +1062,11 @@ class GetJourneyStatsResponse(_message.Message):
         median_duration: _builtins.int = ...,
         stages: _abc.Iterable[Global___StageStats] | None = ...,
         position: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "channel_switches", b"channel_switches", "completed", b"completed", "journey", b"journey", "median_duration", b"median_duration", "open", b"open", "owner", b"owner", "position", b"position", "stages", b"stages", "started", b"started", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abandoned", b"abandoned", "as_of", b"as_of", "channel_switches", b"channel_switches", "completed", b"completed", "journey", b"journey", "median_duration", b"median_duration", "open", b"open", "owner", b"owner", "position", b"position", "stages", b"stages", "started", b"started", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

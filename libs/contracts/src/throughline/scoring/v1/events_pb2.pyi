@@ -304,8 +304,13 @@ class ScoreComputed(_message.Message):
     SCORE_ID_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     PUBLISHED_BY_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     score_id: _builtins.str
     published_by: _builtins.str
+    as_of: _builtins.int
+    """The instant (recorded_at, microseconds) that it was asked for as of; 0 where it was for when it was published. The
+    score says the position of that instant, and its interval of event time.
+    """
     @_builtins.property
     def score(self) -> Global___Score: ...
     def __init__(
@@ -314,10 +319,11 @@ class ScoreComputed(_message.Message):
         score_id: _builtins.str = ...,
         score: Global___Score | None = ...,
         published_by: _builtins.str = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["published_by", b"published_by", "score", b"score", "score_id", b"score_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "published_by", b"published_by", "score", b"score", "score_id", b"score_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -282,19 +282,29 @@ class PublishScorecardRequest(_message.Message):
     SUBJECT_KIND_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     PUBLISHED_BY_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     subject_kind: _events_pb2.SubjectKind.ValueType
     subject: _builtins.str
     published_by: _builtins.str
+    as_of: _builtins.int
+    """As this service knew it at that instant (recorded_at, microseconds); 0 means now."""
+    @_builtins.property
+    def between(self) -> _eventlog_pb2.Interval:
+        """Only what began in this interval; reads the facts of everyone where the subject is no client."""
+
     def __init__(
         self,
         *,
         subject_kind: _events_pb2.SubjectKind.ValueType = ...,
         subject: _builtins.str = ...,
         published_by: _builtins.str = ...,
+        as_of: _builtins.int = ...,
+        between: _eventlog_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["between", b"between"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["published_by", b"published_by", "subject", b"subject", "subject_kind", b"subject_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "between", b"between", "published_by", b"published_by", "subject", b"subject", "subject_kind", b"subject_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,7 +317,10 @@ class PublishScorecardResponse(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     position: _builtins.int
+    as_of: _builtins.int
+    """The instant that the scorecard stands on."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Score]: ...
     @_builtins.property
@@ -318,10 +331,11 @@ class PublishScorecardResponse(_message.Message):
         scores: _abc.Iterable[_events_pb2.Score] | None = ...,
         position: _builtins.int = ...,
         left_out: _abc.Iterable[_consent_pb2.LeftOut] | None = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "position", b"position", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "left_out", b"left_out", "position", b"position", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
