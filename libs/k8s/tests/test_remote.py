@@ -139,6 +139,7 @@ def test_commands_are_typed_as_they_are_here() -> None:
     assert in_the_cluster(["rederive", "identity"])[-3:] == ("--from-environment", "--work", ".work")
     assert in_the_cluster(["audit", "forgotten", "5f0c"])[-1] == "--from-environment"
     assert in_the_cluster(["audit", "client", "5f0c"]) == ("audit", "client", "5f0c")
+    assert in_the_cluster(["preflight", "--output", "json"]) == ("preflight", "--output", "json")
     for other in ([], ["up"], ["forget", "5f0c"]):
         with pytest.raises(NotHereError):
             in_the_cluster(other)

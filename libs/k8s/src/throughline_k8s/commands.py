@@ -173,10 +173,10 @@ def replay(
 ) -> None:
     """Run a replay, a re-derivation or an audit inside the cluster, and fetch its result.
 
-    COMMAND is typed as it is for `throughline`: all, client or interaction (of `replay`), rederive, whatif, audit or
-    checkpoint. It runs as a Job beside the stores, with the release's settings and a service account that may do
-    nothing; what it says is told as it comes, what it prints is printed, and the files that it writes arrive in --into.
-    The Job is deleted at the end, or when you interrupt.
+    COMMAND is typed as it is for `throughline`: all, client or interaction (of `replay`), rederive, whatif, audit,
+    checkpoint or preflight. It runs as a Job beside the stores, with the release's settings and a service account that
+    may do nothing; what it says is told as it comes, what it prints is printed, and the files that it writes arrive in
+    --into. The Job is deleted at the end, or when you interrupt.
 
     \b
     Examples:

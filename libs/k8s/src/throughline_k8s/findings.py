@@ -224,10 +224,8 @@ def _durability(seen: Snapshot) -> Iterator[Finding]:
                 "note",
                 "fsync",
                 what,
-                "is run elsewhere: what it does with what it acknowledged is not seen from here",
-                "ask its operators whether fsync is on, and who takes over; services do not start where it is off"
-                if component == _STORE
-                else "ask its operators for sync_interval always and three servers; the logs hold all that is on it",
+                "is run elsewhere: what it does with what it acknowledges is not seen from here",
+                "ask it from inside: throughline k8s replay preflight",
             )
     for pod in seen.pods:
         if any(_true(each, UNSAFE) for each in pod.containers):

@@ -25,7 +25,7 @@ WORK: Final = ".work"
 TOLD: Final = ("all", "client", "interaction")
 DECIDED: Final = ("rederive", "whatif")
 SEARCHED: Final = ("audit", "forgotten")
-OTHERS: Final = ("audit", "checkpoint")
+OTHERS: Final = ("audit", "checkpoint", "preflight")
 
 Json = Mapping[str, Any]
 
