@@ -289,6 +289,8 @@ def test_tls_is_set_by_the_environment() -> None:
     assert HostSettings.from_env("testing", env).require_client_certificates
     env["THROUGHLINE_TLS_CLIENT_CERTIFICATES"] = "none"
     assert not HostSettings.from_env("testing", env).require_client_certificates
+    assert HostSettings.from_env("testing", env).health_port is None
+    assert HostSettings.from_env("testing", env | {"THROUGHLINE_HEALTH_PORT": "50059"}).health_port == 50_059
     env["THROUGHLINE_TLS_SERVER_NAME"] = "ingestion.tl.svc"
     caller = CallerCredentials.from_env(env)
     assert caller == CallerCredentials(TlsFiles(Path("c"), Path("k"), Path("a")), "ingestion.tl.svc")
