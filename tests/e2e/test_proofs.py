@@ -169,7 +169,11 @@ async def test_what_cannot_be_proved_is_refused_by_name(line: Line) -> None:
             with pytest.raises(RemoteRefusal) as caught:
                 await ask
             assert told in str(caught.value) or told in {each.field for each in caught.value.violations}
-        for wrong in (proof_pb2.ListCheckpointsRequest(page_token="x"), proof_pb2.ListCheckpointsRequest(page_size=-1)):
+        for wrong in (
+            proof_pb2.ListCheckpointsRequest(page_token="x"),
+            proof_pb2.ListCheckpointsRequest(page_token="9" * 32),
+            proof_pb2.ListCheckpointsRequest(page_size=-1),
+        ):
             with pytest.raises(grpc.aio.AioRpcError, match="page_"):
                 await proofs.stub.ListCheckpoints(wrong)
         keys = [PublicKey.of_vkey(vkey) for vkey in await proofs.keys()]

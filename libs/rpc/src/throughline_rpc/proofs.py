@@ -174,7 +174,7 @@ class ProofServicer(proof_pb2_grpc.ProofServiceServicer, proof_pb2_grpc.AccessPr
         if not 0 <= request.page_size <= MAX_PAGE:
             raise _invalid("page_size", f"0 to {MAX_PAGE}", f"give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
         token = request.page_token
-        if token and not (token.isascii() and token.isdecimal()):
+        if token and not (token.isascii() and token.isdecimal() and len(token) < 19):
             raise _invalid("page_token", "a token of ours", "give the next_page_token of the page before")
         size, newest_first = request.page_size or DEFAULT_PAGE, request.newest_first
         found = await self._in_thread(
