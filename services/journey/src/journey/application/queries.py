@@ -14,7 +14,7 @@ from journey.application.earlier import definitions_until, events_until
 from journey.application.ports import Directory, Resolution
 from journey.application.records import Cache, read_definitions, replay
 from journey.application.timeline import Entry, entry_of, handed, standing, taken_back
-from journey.application.ways import clients_after, everybody, histories, journeys
+from journey.application.ways import clients_after, histories, journeys
 from journey.domain.context import Context, Who
 from journey.domain.definitions import Definitions, JourneyDefinition
 from journey.domain.facts import Handoff
@@ -205,7 +205,7 @@ class Queries:
         """How the journeys of one definition went that were started in an interval, and the commit that this stands on.
 
         As of an instant (microseconds, 0: now) by the definition of then, and as it was known then: who changed since
-        is told again; everybody, where the definition did. Silence is judged at the instant.
+        is told again; so is everybody with such a journey, where the definition did. Silence is judged at the instant.
         Raises: NotFoundError (JOURNEY_NOT_FOUND).
         """
         with self._store.snapshot() as reader:
@@ -285,9 +285,8 @@ class Queries:
         if commit is None:
             ways = journeys(reader, definition, now, (), 0)
         else:
+            # Of another definition every journey is announced anew: all who have one are among these.
             changed = clients_after(reader, commit.position)
-            if self._current(reader).get(journey) != definition:
-                changed |= everybody(reader)
             ways = journeys(reader, definition, min(as_of, now), changed, commit.position)
         return definition, (way for way in ways if between.holds(way.started_at))
 

@@ -68,8 +68,3 @@ def clients_after(reader: Reader, position: int) -> frozenset[str]:
         found.update(client_id for event in events if (client_id := codec.subject_of(event)))
         position = events[-1].position
     return frozenset(found)
-
-
-def everybody(reader: Reader) -> frozenset[str]:
-    """Whoever has a history now."""
-    return frozenset(key.hex() for key, _ in reader.scan(rows.CLIENTS))
