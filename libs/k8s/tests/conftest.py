@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -18,7 +17,6 @@ from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES, address_variable
 from throughline_client.suite import Suite
 from throughline_eventlog.nats_server import find_nats_server, free_port, tied_to_parent
-from throughline_telemetry import metrics, start_metrics_server
 from throughline_testkit import eventually_sync
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -58,13 +56,7 @@ def start_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartBus]:
             )
         )
 
-        def answers() -> bool:
-            try:
-                return urllib.request.urlopen(f"http://127.0.0.1:{monitor}/healthz").status == 200
-            except OSError:
-                return False
-
-        eventually_sync(answers, why="the bus does not start")
+        eventually_sync(lambda: answers(monitor, "healthz"), why="the bus does not start")
         return monitor
 
     yield start
@@ -85,14 +77,34 @@ def documents() -> list[dict[str, Any]]:
     return rendered()
 
 
+# In a process of its own: other tests' figures are in this one.
+SERVES_METRICS = """
+import sys
+from throughline_telemetry import configure, start_metrics_server
+
+configure("testing", version=sys.argv[2])
+start_metrics_server(int(sys.argv[1]))
+sys.stdin.read()
+"""
+
+
 @pytest.fixture(scope="session")
 def metrics_port() -> Iterator[int]:
     """A process's metrics, as every service serves them."""
-    metrics.BUILD.labels("testing", version("throughline-k8s")).set(1)
-    metrics.CLOCK.set_function(time.time)
-    server = start_metrics_server(0)
-    yield server.port
-    server.close()
+    port = free_port()
+    command = [sys.executable, "-c", SERVES_METRICS, str(port), version("throughline-k8s")]
+    with subprocess.Popen(tied_to_parent(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        eventually_sync(lambda: answers(port, "metrics"), why="no metrics are served")
+        yield port
+        process.kill()
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether somebody answers there."""
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}").status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture

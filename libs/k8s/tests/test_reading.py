@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
-from prometheus_client import REGISTRY, generate_latest
 
 from throughline_k8s import reading
 from throughline_k8s.findings import findings
 from throughline_k8s.release import Bus, Pod, Running, Snapshot, Stream
-from throughline_telemetry import metrics
 
 POD = Pod("crm-identity-0", "identity", "node-1", "Running", True, 0, ())
 
 
+# In a process of its own: what is set here would be every other test's.
+SAID = """
+from prometheus_client import REGISTRY, generate_latest
+from throughline_telemetry import metrics
+
+metrics.BUILD.labels("identity", "9.9").set(1)
+metrics.CLOCK.set_function(lambda: 1_000.0)
+metrics.LOG_POSITION.set(120)
+metrics.PUBLISHED_POSITION.set(100)
+metrics.OUTBOX_AGE.set(90.5)
+metrics.CONSUMER_LAG.labels("TL_INGESTION_0").set(700)
+metrics.POISON.labels("TL_INGESTION_0").set(2)
+metrics.HEALTHY.labels("relay").set(0)
+metrics.HEALTHY.labels("writer").set(1)
+metrics.RESTARTS.labels("relay").inc(3)
+metrics.UNEXPECTED.labels("rpc").inc(4)
+metrics.OFFERS.labels("till", "recorded").inc(5)
+metrics.OFFERS.labels("web", "recorded").inc(6)
+print(generate_latest(REGISTRY).decode())
+"""
+
+
 def test_every_figure_is_read_by_the_name_that_it_is_defined_under() -> None:
     """From the text that a service's own metrics make."""
-    metrics.BUILD.labels("identity", "9.9").set(1)
-    metrics.CLOCK.set_function(lambda: 1_000.0)
-    metrics.LOG_POSITION.set(120)
-    metrics.PUBLISHED_POSITION.set(100)
-    metrics.OUTBOX_AGE.set(90.5)
-    metrics.CONSUMER_LAG.labels("TL_INGESTION_0").set(700)
-    metrics.POISON.labels("TL_INGESTION_0").set(2)
-    metrics.HEALTHY.labels("relay").set(0)
-    metrics.HEALTHY.labels("writer").set(1)
-    metrics.RESTARTS.labels("relay").inc(3)
-    metrics.UNEXPECTED.labels("rpc").inc(4)
-    metrics.OFFERS.labels("till", "recorded").inc(5)
-    metrics.OFFERS.labels("web", "recorded").inc(6)
-    read = reading.running(POD, generate_latest(REGISTRY).decode(), 990.0)
+    said = subprocess.run([sys.executable, "-c", SAID], check=True, capture_output=True, text=True).stdout
+    read = reading.running(POD, said, 990.0)
     assert (read.version, read.ahead, read.position, read.published) == ("9.9", 10.0, 120, 100)
     assert (read.outbox_age, read.lags["TL_INGESTION_0"], read.poison) == (90.5, 700, 2)
     assert (read.unhealthy, read.restarts, read.unexpected, read.offers) == (("relay",), 3, 4, {"recorded": 11})
@@ -49,8 +60,10 @@ def test_lags_and_what_is_put_aside_are_told() -> None:
 
 
 def test_a_cluster_of_nats_is_read_with_its_replicas() -> None:
-    """As three servers answer: a stream with one follower that does not keep up, and one with too few."""
-    server = {"version": "2.12.1", "now": "2026-11-26T01:27:46.573086169Z"}
+    """As one of three servers answers: a stream that it leads with a follower that does not keep up, one with too few,
+    and one that another leads, of which it does not know who keeps up.
+    """
+    server = {"server_name": "nats-0", "version": "2.12.1", "now": "2026-11-26T01:27:46.573086169Z"}
     streams = {
         "config": {"sync_always": False, "sync_interval": 120_000_000_000, "max_storage": 1_000},
         "meta_cluster": {"cluster_size": 3},
@@ -61,7 +74,15 @@ def test_a_cluster_of_nats_is_read_with_its_replicas() -> None:
                     {
                         "name": "TL_IDENTITY_0",
                         "config": {"num_replicas": 3, "storage": "file"},
-                        "cluster": {"replicas": [{"current": True}, {"current": True, "offline": True}]},
+                        "cluster": {
+                            "leader": "nats-0",
+                            "replicas": [{"current": True}, {"current": True, "offline": True}],
+                        },
+                    },
+                    {
+                        "name": "TL_SCORING_0",
+                        "config": {"num_replicas": 3, "storage": "file"},
+                        "cluster": {"leader": "nats-1", "replicas": [{"current": True}, {"current": False}]},
                     },
                     {"name": "TL_JOURNEY_0", "config": {"num_replicas": 1, "storage": "memory"}},
                 ]

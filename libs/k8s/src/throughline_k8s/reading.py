@@ -211,7 +211,13 @@ def bus(of: Pod, server: Json, streams: Json, now: float | None) -> Bus:
         _part(streams, "meta_cluster").get("cluster_size", 1),
         streams.get("storage", 0),
         config.get("max_storage", 0),
-        tuple(_stream(each) for account in accounts for each in _parts(account, "stream_detail")),
+        tuple(
+            _stream(each)
+            for account in accounts
+            for each in _parts(account, "stream_detail")
+            # Who keeps up is known to a stream's leader alone; without one everybody tells of it.
+            if _part(each, "cluster").get("leader") in {None, "", server.get("server_name")}
+        ),
     )
 
 

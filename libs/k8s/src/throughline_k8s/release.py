@@ -142,7 +142,10 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Bus:
-    """What a NATS server says of itself. `members` counts the servers of its cluster, itself too; sizes in bytes."""
+    """What a NATS server says of itself. `members` counts the servers of its cluster, itself too; sizes in bytes.
+
+    `streams` are those that it leads, and those that nobody leads.
+    """
 
     pod: str
     version: str
