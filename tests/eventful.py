@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
 from throughline.journey.v1 import definitions_pb2, journey_pb2
 from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2
 from throughline_client.installation import Installation
+from throughline_eventlog import StoreSettings
 from throughline_replay import Unit
 from throughline_testkit import eventually
 
@@ -30,14 +32,24 @@ class Lived:
 
     folder: Path
     digests: dict[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Where its stores are, if they are not in the folder."""
+
+    @property
+    def stores(self) -> Mapping[str, StoreSettings]:
+        """The logs by service."""
+        place = self.environment
+        installation = Installation.from_env(place) if place else Installation.in_folder(self.folder)
+        return installation.stores
 
     def unit(self, service: str, work: Path) -> Unit:
         """What deciding one service's log again needs."""
         env = {
-            "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
             "THROUGHLINE_KEY_STORE": str(self.folder / "keys.db"),
+            **self.environment,
+            "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
         }
-        return Unit(service, Installation.in_folder(self.folder).stores, env, work / f"{service}.db")
+        return Unit(service, self.stores, env, work / f"{service}.db")
 
 
 async def live(line: Line, *, people: int = 30, events: int = 400) -> None:

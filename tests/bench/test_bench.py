@@ -35,7 +35,7 @@ from throughline_client.sdk.settling import UPSTREAMS, taken_of
 from throughline_client.suite.suite import Suite
 from throughline_eventlog import StoreSettings, open_store
 from throughline_replay import StoredLog, Unit, derive, make_folds, replay_log
-from throughline_replay.deriving import derivable
+from throughline_replay.units import derivable
 from throughline_rpc import open_channel
 from throughline_testkit.postgres import PostgresServer
 

@@ -5,31 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from click.testing import CliRunner, Result
-from eventful import Lived, who
+from eventful import PROMPT, Lived, submission, who
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from line import connect, identifier, interaction, scattered_history
+from line import DAY, START, Line, StartSuite, connect, identifier, interaction, scattered_history
 
 from feedback.domain import routing
 from throughline.feedback.v1 import events_pb2 as feedback_events
+from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import events_pb2 as identity_events
-from throughline.identity.v1 import rules_pb2
+from throughline.identity.v1 import identity_pb2, rules_pb2
+from throughline.ingestion.v1 import interaction_pb2
+from throughline.journey.v1 import definitions_pb2
 from throughline.journey.v1 import events_pb2 as journey_events
 from throughline_client.commands import main
 from throughline_client.installation import Installation
 from throughline_client.suite.suite import Suite
-from throughline_eventlog import open_store
-from throughline_replay import derive
-from throughline_replay.deriving import derivable
+from throughline_eventlog import StoreSettings, open_store
+from throughline_replay import StoredLog, derive, make_folds, replay_log
 from throughline_replay.rebuilding import rebuild
+from throughline_replay.units import derivable
+from throughline_replay.whatif import what_if
+from throughline_testkit import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -72,8 +80,36 @@ def written(file: Path, message: Message) -> Path:
     return file
 
 
+CALLS = definitions_pb2.JourneyDefinition(
+    journey="called",
+    name="Whoever called comes soon",
+    owner="sales",
+    stages=[
+        definitions_pb2.Stage(stage="called", matches=[definitions_pb2.Match(channels=["phone"])]),
+        definitions_pb2.Stage(stage="bought", matches=[definitions_pb2.Match(kinds=["purchase"])]),
+    ],
+    goal_stages=["bought"],
+    timeout=DAY // 2,
+)
+
+
+def complaint(number: int) -> interaction_pb2.Interaction:
+    """Somebody complains, in words of whom only a cookie is known that others have too."""
+    said = interaction(
+        f"complaint {number}",
+        identifier("cookie", f"c{number % 7}", verified=False),
+        *([identifier("email", f"p{number % 11}@post.eu")] if number % 3 else []),
+        kind="complaint",
+        at=START + number * 3_000_000,
+    )
+    said.feedback.add(kind=interaction_pb2.FEEDBACK_KIND_COMPLAINT, verbatim="late delivery, broken box")
+    return said
+
+
 def test_other_identity_rules_tell_whose_history_would_be_another(lived: Lived, tmp_path: Path, run: Run) -> None:
-    """Nothing joins: no merges any more, more clients than there are, and each one's change by its field."""
+    """Nothing joins: no merges any more, more clients than there are, and each one's change by its field; carried on to
+    cases, journeys and scores.
+    """
     rules = published(lived, "identity", identity_events.RulesPublished)[0].rules
     for rule in rules.types:
         rule.join, rule.identifies_person = rules_pb2.JOIN_POLICY_NEVER, False
@@ -84,6 +120,13 @@ def test_other_identity_rules_tell_whose_history_would_be_another(lived: Lived, 
     found = json.loads(told.stdout)
     clients = found["standing"]["families"]["client"]
     assert clients["new"] > clients["gone"]
+    assert [each["service"] for each in found["carried"]] == ["feedback", "journey", "scoring"]
+    feedback, journey, scoring = [each["standing"] for each in found["carried"]]
+    assert feedback["parts"]["case"]["new"] or feedback["parts"]["case"]["changed"]
+    assert journey["parts"]["journey"]["new"]
+    assert journey["parts"]["journey"]["gone"]
+    assert scoring["parts"]["score"]["changed"]
+    assert scoring["families"]["client"]["new"]
     assert found["kinds"]["throughline.identity.v1.ClientsMerged"]["logged"]
     changed = next(each for each in found["standing"]["listed"] if each["key"].startswith("client.") and each["path"])
     client_id = changed["key"].removeprefix("client.")
@@ -93,7 +136,9 @@ def test_other_identity_rules_tell_whose_history_would_be_another(lived: Lived, 
     assert changed in listed
     assert len(listed) > 1
     shown = run(*asked)
-    assert "Who would change" in shown.stdout
+    assert "Who and what would change" in shown.stdout
+    assert re.search(r"journey\W+journey\W", shown.stdout)
+    assert f"client.{client_id}" in shown.stdout
     nobody = run(*asked, "--client", "0" * 32)
     assert (nobody.exit_code, "keeps nothing" in nobody.output) == (2, True)
 
@@ -105,12 +150,16 @@ def test_the_definition_that_holds_changes_nobody_and_another_one_does(lived: Li
     asked = ("--data", lived.folder, "--output", "json")
     same = json.loads(run("whatif", "journey", written(tmp_path / "same.json", definition), *asked).stdout)
     assert same["standing"]["families"]["client"]["changed"] == 0
-    assert same["standing"]["digest"] == same["standing"]["derived_digest"]
+    for found in (same, *same["carried"]):
+        assert found["standing"]["digest"] == found["standing"]["derived_digest"], found["service"]
     definition.goal_stages[:] = ["called"]
     other = json.loads(run("whatif", "journey", written(tmp_path / "other.json", definition), *asked).stdout)
     assert other["standing"]["families"]["client"]["changed"] > 0
     completed = other["kinds"]["throughline.journey.v1.JourneyCompleted"]
     assert completed["derived"] > completed["logged"]
+    (scoring,) = other["carried"]
+    assert scoring["standing"]["families"]["client"]["changed"] > 0
+    assert scoring["standing"]["parts"]["score"]["changed"] > 0
 
 
 def test_other_routes_tell_which_cases_others_would_own(lived: Lived, tmp_path: Path, run: Run) -> None:
@@ -123,11 +172,86 @@ def test_other_routes_tell_which_cases_others_would_own(lived: Lived, tmp_path: 
     found = json.loads(told.stdout)
     assert found["standing"]["families"]["feedback"]["changed"] > 0
     assert found["refused"] > 0
+    assert found["standing"]["parts"]["case"]["new"] > 0
+    journey, scoring = [each["standing"] for each in found["carried"]]
+    assert journey["families"]["client"]["changed"] > 0
+    assert scoring["parts"]["score"]["changed"] > 0
     unknown = run("whatif", "feedback", tmp_path / "absent.yaml", "--data", lived.folder)
     assert unknown.exit_code == 2
     routes.default_department = "nobody"
     refused = run("whatif", "feedback", written(file, routes), "--data", lived.folder)
     assert (refused.exit_code, "default_department" in refused.output) == (2, True)
+
+
+async def test_what_other_identities_would_mean_is_what_comes_of_them(start_suite: StartSuite, tmp_path: Path) -> None:
+    """Carried on, other rules lead to the very states of a suite that had them from its beginning; to the last bit, and
+    each state is also the fold of the log that it would have.
+    """
+    history = [*scattered_history(3, 40, 700), *(complaint(number) for number in range(30))]
+    suite = start_suite("as_it_was")
+    async with connect(suite) as line:
+        await line.register()
+        await line.record(history, 60)
+        rules = (await line.identity.GetRules(identity_pb2.GetRulesRequest())).rules
+        await line.settled()
+    for rule in rules.types:
+        rule.join, rule.identifies_person = rules_pb2.JOIN_POLICY_NEVER, False
+    async with connect(start_suite("as_it_would_be", keys_of=suite)) as line:
+        await line.register()
+        rules.version += 1
+        await line.identity.PublishRules(identity_pb2.PublishRulesRequest(rules=rules, published_by="kim"))
+        await line.record(history, 90)
+        digests = await line.digests()
+    unit = replace(Lived(suite.folder, {}).unit("identity", tmp_path), instead=rules.SerializeToString())
+    heard: list[int] = []
+    first, *carried = what_if(unit, heard.append)
+    assert sum(heard) == sum(each.events for each in (first, *carried))
+    assert [each.service for each in carried] == ["feedback", "journey", "scoring"]
+    folds = make_folds()
+    for found in (first, *carried):
+        assert found.standing is not None
+        assert found.standing.digest != found.standing.derived_digest
+        beside = open_store(StoreSettings.sqlite(found.service, tmp_path / f"{found.service}.db"))
+        folded = replay_log(folds[found.service], StoredLog(beside).read())
+        beside.close()
+        if found is not first:
+            assert folded.digest() == digests[found.service], found.service
+        if found.service != "scoring":
+            # Scores are compared without the ids of transitions.
+            assert folded.digest() == found.standing.derived_digest, found.service
+    assert carried[0].standing is not None
+    assert carried[0].standing.parts["case"].new
+
+
+async def test_what_clocks_would_have_done_is_done(line: Line, tmp_path: Path) -> None:
+    """Nothing fell due under the rules that held, so that no step tells of a clock; under others it would have."""
+    calls = [interaction(n, identifier("email", f"p{n}@post.eu"), channel="phone", at=START + n * DAY) for n in (1, 2)]
+    await line.record(calls)
+    await line.feedback.SubmitFeedback(submission(0, "late delivery, broken box", ""))
+    routes = (await line.feedback.GetRoutes(feedback_pb2.GetRoutesRequest())).routes
+    for each in (routes, *routes.departments):
+        each.acknowledge_within = PROMPT
+    due = time.time_ns() // 1_000 + PROMPT
+
+    async def passed() -> bool:
+        return time.time_ns() // 1_000 > due
+
+    await eventually(passed)
+    # Something later, by which the time of feedback's log is known.
+    await line.feedback.SubmitFeedback(submission(2, "late delivery, broken box", ""))
+    await line.settled()
+    unit = replace(Lived(line.suite.folder, {}).unit("journey", tmp_path), instead=CALLS.SerializeToString())
+    journey, scoring = what_if(unit)
+    assert journey.kinds[journey_events.JourneyAbandoned.DESCRIPTOR.full_name] == (0, 1)
+    assert scoring.standing is not None
+    clients = [each.replayed for each in scoring.standing.listed if each.key.startswith("client/")]
+    assert sorted(each.count("abandoned") for each in clients) == [0, 1]
+    unit = replace(
+        Lived(line.suite.folder, {}).unit("feedback", tmp_path / "other"), instead=routes.SerializeToString()
+    )
+    feedback, *_ = what_if(unit)
+    logged, derived = feedback.kinds[feedback_events.CaseEscalated.DESCRIPTOR.full_name]
+    assert logged == 0 < derived
 
 
 async def test_tables_are_rebuilt_and_switched_to_while_the_services_run(copy: Lived, run: Run) -> None:

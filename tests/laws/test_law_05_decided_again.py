@@ -19,19 +19,24 @@ from feedback.domain import routing
 from journey.application.taking import TakeFromFeedback
 from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES
-from throughline_client.installation import Installation
 from throughline_eventlog import open_store
-from throughline_replay import StoredLog, derive, deriving, make_folds, replay_log
-from throughline_replay.deriving import DerivationError, derivable
+from throughline_replay import StoredLog, derive, deriving, make_folds, replay_log, units
+from throughline_replay.rebuilding import rebuild
+from throughline_replay.units import DerivationError, derivable
+from throughline_replay.whatif import what_if
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-def test_law_05_fold_rederive_and_live_agree(lived: Lived, tmp_path: Path) -> None:
-    """Whatever happened: every event is decided as it was, and all three states are one, to the last bit."""
+@pytest.mark.parametrize("place", ["lived", "lived_on_postgres"])
+def test_law_05_fold_rederive_and_live_agree(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Whatever happened, on either store: every event is decided as it was, and all three states are one, to the last
+    bit.
+    """
+    lived: Lived = request.getfixturevalue(place)
     assert set(derivable()) == set(SERVICES) - {"ingestion"}
     folds = make_folds()
-    stores = Installation.in_folder(lived.folder).stores
+    stores = lived.stores
     for service in derivable():
         found = derive(lived.unit(service, tmp_path))
         assert found.first is None, f"{service}: {found.first}"
@@ -45,6 +50,8 @@ def test_law_05_fold_rederive_and_live_agree(lived: Lived, tmp_path: Path) -> No
         assert found.events == found.derived == folded.events
         digests = {folded.digest(), found.standing.digest, found.standing.derived_digest, lived.digests[service]}
         assert len(digests) == 1, service
+        # Beside the states, the very rows: also those that hold positions of the log.
+        assert not any(rebuild(lived.unit(service, tmp_path), check=True).rows.values()), service
 
 
 def test_what_is_decided_again_is_everything_that_a_log_can_hold(lived: Lived, tmp_path: Path) -> None:
@@ -81,6 +88,15 @@ def test_a_change_of_code_is_named_at_the_first_event_that_it_decides_otherwise(
     assert not found.same
 
 
+def test_what_is_carried_on_unchanged_changes_nothing(lived: Lived, tmp_path: Path) -> None:
+    """Each service decides on what was decided again before it, in the place of its upstream logs: it is the same."""
+    for found in what_if(lived.unit("identity", tmp_path)):
+        assert found.first is None, f"{found.service}: {found.first}"
+        assert found.standing is not None
+        assert found.standing.digest == found.standing.derived_digest
+        assert not any(each.changed or each.gone or each.new for each in found.standing.parts.values())
+
+
 def test_an_event_that_would_not_have_been_is_named(
     lived: Lived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,9 +127,32 @@ def test_deciding_again_goes_on_where_it_was_interrupted(
     found = derive(unit, heard.append)
     assert found.same
     assert sum(heard) == found.events
-    monkeypatch.setattr(deriving, "code_of", lambda *_: "other")
+    monkeypatch.setattr(units, "code_of", lambda *_: "other")
     with pytest.raises(DerivationError, match="--fresh"):
         derive(unit)
+
+
+def test_what_is_carried_on_goes_on_where_it_was_interrupted(
+    lived: Lived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a service behind the first: what was decided is not decided again; other rules begin anew."""
+    monkeypatch.setattr(deriving, "AT_ONCE", 300)
+    heard: list[int] = []
+    unit = lived.unit("identity", tmp_path)
+
+    def interrupt(events: int) -> None:
+        heard.append(events)
+        if (tmp_path / "journey.db").exists() and events:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        what_if(unit, interrupt)
+    found = what_if(unit, heard.append)
+    assert all(each.same for each in found)
+    assert sum(heard) == sum(each.events for each in found)
+    monkeypatch.setattr(units, "code_of", lambda *_: "other")
+    with pytest.raises(DerivationError, match="--fresh"):
+        what_if(unit)
 
 
 @pytest.mark.parametrize("service", ["identity", "journey", "feedback", "scoring"])
@@ -165,7 +204,9 @@ TRIPWIRE = textwrap.dedent(
     socket.create_connection = alarm
 
     from throughline_eventlog import StoreSettings
-    from throughline_replay.deriving import Unit, derivable, derive
+    from throughline_replay.deriving import derive
+    from throughline_replay.units import Unit, derivable
+    from throughline_replay.whatif import what_if
 
     folder, work = Path(sys.argv[1]), Path(sys.argv[2])
     env = {"THROUGHLINE_KEYS_FILE": str(folder / "keys.json"), "THROUGHLINE_KEY_STORE": str(folder / "keys.db")}
@@ -173,6 +214,8 @@ TRIPWIRE = textwrap.dedent(
     stores = {service: StoreSettings.sqlite(service, folder / f"{service}.db") for service in services}
     for service in derivable():
         assert derive(Unit(service, stores, env, work / f"{service}.db")).same
+    carried = what_if(Unit("identity", stores, env, work / "carried" / "identity.db"))
+    assert [found.service for found in carried if found.same] == ["identity", "feedback", "journey", "scoring"]
     forbidden = {"nats", "grpc", "smtplib", "http.client", "urllib.request", "throughline_rpc", "throughline_client"}
     sending = sorted(
         name

@@ -76,6 +76,22 @@ def test_positions_increase_and_reads_can_be_cut(store: Store) -> None:
         assert reader.count_events() == 10
 
 
+def test_a_log_made_again_beside_another_has_its_positions(store: Store) -> None:
+    """Given positions are kept, gaps and all, in whatever order they come; what is appended then stands behind them."""
+    append(store, noted("a"))
+    with store.transaction() as tx:
+        assert tx.append([noted(1), noted(2)], [20, 9]) == [20, 9]
+        assert tx.append([noted(3)], [12]) == [12]
+        assert tx.last_position() == 20
+    (behind,) = append(store, noted("b"))
+    with store.snapshot() as reader:
+        assert [each.position for each in reader.read()] == [1, 9, 12, 20, behind]
+        assert behind > 20
+        assert reader.commit_at().position == behind
+    with pytest.raises(StreamConflictError, match=stream_of(2).hex()), store.transaction() as tx:
+        tx.append([noted(4), noted(2), noted(5)], [40, 41, 50])
+
+
 def test_a_log_can_be_read_as_of_an_instant(open_test_store: OpenStore, store_settings: Settings) -> None:
     """as_of gives what was recorded by then, and nothing of a later commit."""
     now = [1_000]

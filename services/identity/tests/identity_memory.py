@@ -84,8 +84,9 @@ class MemoryStore:
     def inboxes(self) -> list[InboxPosition]:
         raise NotImplementedError
 
-    def append(self, events: Sequence[NewEvent]) -> list[int]:
-        positions: list[int] = []
+    def append(self, events: Sequence[NewEvent], positions: Sequence[int] | None = None) -> list[int]:
+        assert positions is None, "nothing is made again here"
+        positions = []
         for each in events:
             stream = self.streams.setdefault(each.stream_id, [])
             if each.version != len(stream) + 1:

@@ -169,10 +169,9 @@ class Upstream:
         return self.journey.add(message, at)
 
     def retracted(self, client: str, event: Recorded) -> Recorded:
+        name = event.type.rpartition(".")[2]
         return self.journey.add(
-            journey.TransitionRetracted(
-                client_id=client_id(client), event_id=event.event_id.hex(), event_type=event.type
-            )
+            journey.TransitionRetracted(client_id=client_id(client), event_id=event.event_id.hex(), event_type=name)
         )
 
 
@@ -242,8 +241,9 @@ class MemoryStore:
     def last_position(self) -> int:
         return len(self.log)
 
-    def append(self, events: Sequence[NewEvent]) -> list[int]:
-        positions: list[int] = []
+    def append(self, events: Sequence[NewEvent], positions: Sequence[int] | None = None) -> list[int]:
+        assert positions is None, "nothing is made again here"
+        positions = []
         for event in events:
             stream = self.streams.setdefault(event.stream_id, [])
             assert event.version == len(stream) + 1, "the stream has this version already, or a gap"

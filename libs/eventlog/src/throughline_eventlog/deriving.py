@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from throughline_eventlog.store import Reader, Transaction
 from throughline_kernel import Recorded, Refusal
@@ -52,6 +52,27 @@ class Derivation(Protocol):
         """
         ...
 
-    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
-        """The state in the tables, as in the running service's digest: (key, canonical JSON) in key order."""
+    def settle(self, tx: Transaction, own: Reader) -> bool:
+        """Does some of what the service would have done by itself by now, had it decided otherwise all along; whether
+        more may be left.
+
+        No step tells of it where there was nothing to do. `own` is the state that stands: what its service had not come
+        to yet is left.
+        """
+        ...
+
+    def parts(self, key: str, state: Any) -> Iterator[tuple[str, str, Any]]:
+        """What is to be counted within an aggregate, given by its key and JSON value: (kind, id, JSON value) each."""
+        ...
+
+    def aggregates(self, reader: Reader, *, again: bool = False) -> Iterator[tuple[str, bytes]]:
+        """The state in the tables, as in the running service's digest: (key, canonical JSON) in key order.
+
+        `again` where upstream logs were decided again too: without ids that events of theirs then have for other
+        reasons than what they say.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back what it holds open."""
         ...

@@ -102,6 +102,17 @@ class PostgresLogRecorder(library.PostgresProcessRecorder):
             "INSERT INTO {}.{} (originator_id, originator_version, topic, state) "
             "SELECT * FROM unnest(%b::text[]::uuid[], %b::bigint[], %b::text[], %b::bytea[]) RETURNING notification_id"
         ).format(Identifier(datastore.schema), Identifier(events_table_name))
+        self.place_events_statement = SQL(
+            "INSERT INTO {}.{} (notification_id, originator_id, originator_version, topic, state) "
+            "SELECT * FROM unnest(%b::bigint[], %b::text[]::uuid[], %b::bigint[], %b::text[], %b::bytea[])"
+        ).format(Identifier(datastore.schema), Identifier(events_table_name))
+        self.go_on_behind_statement = SQL(
+            "SELECT setval(pg_get_serial_sequence({}, 'notification_id'), max(notification_id)) FROM {}.{}"
+        ).format(
+            Literal(f'"{datastore.schema}"."{events_table_name}"'),
+            Identifier(datastore.schema),
+            Identifier(events_table_name),
+        )
         self.lock_table_statements = [
             SQL("SET LOCAL lock_timeout = '{0}s'").format(datastore.lock_timeout),
             SQL("SELECT pg_advisory_xact_lock({0})").format(Literal(lock_key(datastore.schema, events_table_name))),
@@ -123,6 +134,17 @@ class PostgresLogRecorder(library.PostgresProcessRecorder):
             ([stream.hex() for stream in streams], list(versions), list(topics), list(states)),
             prepare=True,
         )
+
+    def place_rows(
+        self, cursor: psycopg.Cursor[Any], rows: Sequence[tuple[bytes, int, str, bytes]], positions: Sequence[int]
+    ) -> None:
+        """As `insert_rows`, at positions behind all of earlier transactions; the next ones are behind these."""
+        streams, versions, topics, states = zip(*rows, strict=True)
+        cursor.execute(
+            self.place_events_statement,
+            (list(positions), [stream.hex() for stream in streams], list(versions), list(topics), list(states)),
+        )
+        cursor.execute(self.go_on_behind_statement)
 
     def track(self, cursor: Cursor, tracking: Tracking) -> bool:
         """Moves a position forward inside the transaction that the cursor is in; False where it is there already."""
@@ -411,14 +433,17 @@ class PostgresTransaction(BaseTransaction, _Session):
         self.statements = statements
         self._recorder = recorder
 
-    def _append_rows(self, rows: Sequence[tuple[bytes, int, str, bytes]]) -> list[int]:
+    def _append_rows(self, rows: Sequence[tuple[bytes, int, str, bytes]], positions: Sequence[int] | None) -> list[int]:
         try:
-            self._recorder.insert_rows(self.cursor, rows)
+            if positions is None:
+                self._recorder.insert_rows(self.cursor, rows)
+            else:
+                self._recorder.place_rows(self.cursor, rows, positions)
         except psycopg.errors.UniqueViolation as error:
             taken = _TAKEN.search(error.diag.message_detail or "")
             stream_id, version = (UUID(taken[1]).bytes, int(taken[2])) if taken else rows[0][:2]
             raise stream_conflict(stream_id, version) from error
-        return [row[0] for row in self.cursor.fetchall()]
+        return [row[0] for row in self.cursor.fetchall()] if positions is None else list(positions)
 
     def _add_types(self, types: Collection[tuple[str, int]]) -> None:
         for type_, schema_version in sorted(types):

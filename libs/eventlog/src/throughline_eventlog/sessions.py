@@ -174,7 +174,9 @@ class BaseTransaction(BaseReader):
         return self._head_position
 
     @abstractmethod
-    def _append_rows(self, rows: Sequence[tuple[bytes, int, str, bytes]]) -> list[int]: ...
+    def _append_rows(
+        self, rows: Sequence[tuple[bytes, int, str, bytes]], positions: Sequence[int] | None
+    ) -> list[int]: ...
 
     @abstractmethod
     def _add_types(self, types: Collection[tuple[str, int]]) -> None: ...
@@ -188,15 +190,15 @@ class BaseTransaction(BaseReader):
     @abstractmethod
     def _write_inbox(self, position: InboxPosition) -> None: ...
 
-    def append(self, events: Sequence[NewEvent]) -> list[int]:
+    def append(self, events: Sequence[NewEvent], positions: Sequence[int] | None = None) -> list[int]:
         if not events:
             return []
         encode, now, trace = self._codec.encode, self.now, self.traceparent
         rows = [(event.stream_id, event.version, event.type, encode(event, now, trace)) for event in events]
-        positions = self._append_rows(rows)
+        positions = self._append_rows(rows, positions)
         self._touched = True
         self.appended += [LoggedRow(position, *row) for position, row in zip(positions, rows, strict=True)]
-        self._head_position = positions[-1]
+        self._head_position = max(self._head_position, *positions)
         types = {(type_, self._codec.schemas.present(type_)) for type_ in {event.type for event in events}}
         types -= self._known_types
         types -= self.new_types

@@ -278,13 +278,22 @@ class SQLiteLogRecorder(library.SQLiteProcessRecorder):
             self._insert_tracking(c, tracking)
         return positions
 
-    def insert_rows(self, cursor: sqlite3.Cursor, rows: Sequence[tuple[bytes, int, str, bytes]]) -> list[int]:
-        """Appends inside the transaction that the cursor is in, and gives the positions."""
-        first = (cursor.execute(self.select_max_notification_id_statement).fetchone()[0] or 0) + 1
+    def insert_rows(
+        self,
+        cursor: sqlite3.Cursor,
+        rows: Sequence[tuple[bytes, int, str, bytes]],
+        positions: Sequence[int] | None = None,
+    ) -> list[int]:
+        """Appends inside the transaction that the cursor is in, behind all or at `positions`, and gives them."""
+        if positions is None:
+            first = (cursor.execute(self.select_max_notification_id_statement).fetchone()[0] or 0) + 1
+            positions = range(first, first + len(rows))
         insert_many(
-            cursor, self.insert_events_statement, [(position, *row) for position, row in enumerate(rows, first)]
+            cursor,
+            self.insert_events_statement,
+            [(position, *row) for position, row in zip(positions, rows, strict=True)],
         )
-        return list(range(first, first + len(rows)))
+        return list(positions)
 
     def select_events(
         self,
@@ -508,12 +517,14 @@ class SQLiteTransaction(BaseTransaction, _Statements):
         self.cursor = cursor
         self._recorder = recorder
 
-    def _append_rows(self, rows: Sequence[tuple[bytes, int, str, bytes]]) -> list[int]:
+    def _append_rows(self, rows: Sequence[tuple[bytes, int, str, bytes]], positions: Sequence[int] | None) -> list[int]:
         before = self.last_position()
         try:
-            return self._recorder.insert_rows(self.cursor, rows)
+            return self._recorder.insert_rows(self.cursor, rows, positions)
         except sqlite3.IntegrityError as error:
-            raise self._conflict(rows[self.last_position() - before :]) from error
+            places = positions or range(before + 1, before + 1 + len(rows))
+            put = [self._number("SELECT COUNT(*) FROM stored_events WHERE rowid=?", place) for place in places]
+            raise self._conflict(rows[sum(put) :]) from error
 
     def _conflict(self, rows: Sequence[tuple[bytes, int, str, bytes]]) -> StreamConflictError:
         """Says which of the rows, of which one cannot be put, it is."""

@@ -137,8 +137,12 @@ class Transaction(Reader, Protocol):
         """Whether another process wrote to this store since this store last did: what is cached may be old."""
         ...
 
-    def append(self, events: Sequence[NewEvent]) -> list[int]:
-        """Appends to the log and gives the positions. Raises StreamConflictError where a version is already taken."""
+    def append(self, events: Sequence[NewEvent], positions: Sequence[int] | None = None) -> list[int]:
+        """Appends to the log and gives the positions. Raises StreamConflictError where a version is already taken.
+
+        They are the next ones, or those given: each where no event is, and behind all of earlier transactions. To give
+        them is for a log that is made again beside another.
+        """
         ...
 
     def put(self, table: str, key: bytes, value: bytes) -> None:

@@ -8,8 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from throughline_replay.comparing import Comparison, Difference, compare_with_live
-from throughline_replay.deriving import Derived, Divergence, Unit, derive, make_derivation
+from throughline_replay.deriving import derive
+from throughline_replay.divergences import Derived, Divergence
 from throughline_replay.replaying import Replayed, UnknownServiceError, make_folds, replay_log
+from throughline_replay.units import Unit, make_derivation
 
 if TYPE_CHECKING:
     from throughline_replay.histories import HistoryEntry, client_history, interaction_history

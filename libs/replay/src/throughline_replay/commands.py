@@ -20,11 +20,11 @@ from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
 from throughline_kernel import is_hex_id
 from throughline_replay.comparing import Comparison
-from throughline_replay.deriving import DerivationError, StoreAwayError
 from throughline_replay.folding import Folded, Folding, fold_each
 from throughline_replay.histories import HistoryEntry, client_history, interaction_history
 from throughline_replay.replaying import SERVICES, make_folds
 from throughline_replay.sources import ServiceLog
+from throughline_replay.units import DerivationError, StoreAwayError
 from throughline_rpc import Caller
 
 UNAVAILABLE = 3

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -34,15 +35,20 @@ from throughline_client.endpoints import data_folder
 from throughline_client.installation import KEYS_FILE, Installation
 from throughline_eventlog import SettingsError
 from throughline_kernel import is_hex_id
-from throughline_replay.deriving import DerivationError, Derived, Progress, StoreAwayError, Unit, derivable, derive
+from throughline_replay.comparing import Difference
+from throughline_replay.deriving import Progress, derive
+from throughline_replay.divergences import Derived
 from throughline_replay.parallel import each_apart
 from throughline_replay.rebuilding import Rebuilt, rebuild
-from throughline_replay.states import Standing
+from throughline_replay.states import Standing, family_of
+from throughline_replay.units import DerivationError, StoreAwayError, Unit, derivable
+from throughline_replay.whatif import what_if
 
 R = TypeVar("R")
 
 FROM_ENVIRONMENT: Final = "The stores are those of the services' own settings (PERSISTENCE_MODULE, POSTGRES_* ...)."
 LISTED: Final = 20
+FEW: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +76,26 @@ def _place_options(command: Callable[..., None]) -> Callable[..., None]:
     return output_option(command)
 
 
+def _partition_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option(
+            "--data",
+            "folders",
+            type=click.Path(path_type=Path, file_okay=False),
+            multiple=True,
+            help="Data folder of a suite (THROUGHLINE_DATA; else .throughline); once for each partition.",
+        ),
+        click.option(
+            "--workers", type=click.IntRange(1), default=os.cpu_count() or 1, help="Logs at a time; else one a core."
+        ),
+    ):
+        command = option(command)
+    return _place_options(command)
+
+
 @click.command("rederive")
 @click.argument("services", nargs=-1)
-@click.option(
-    "--data",
-    "folders",
-    type=click.Path(path_type=Path, file_okay=False),
-    multiple=True,
-    help="Data folder of a suite (THROUGHLINE_DATA; else .throughline); once for each partition.",
-)
-@click.option("--workers", type=click.IntRange(1), default=os.cpu_count() or 1, help="Logs at a time; else one a core.")
-@_place_options
+@_partition_options
 def rederive_command(
     services: tuple[str, ...],
     *,
@@ -204,7 +219,9 @@ def whatif() -> None:
     """Decide a whole history again under other rules, and say who would change.
 
     The rules given hold from the beginning of the log in the place of those that were published; everything else, what
-    people asked for included, happens as it did. Nothing is written, and nothing that sends is there.
+    people asked for included, happens as it did. What would come of it is carried on: other identities to feedback,
+    journeys and scores, other routes to journeys and scores, another journey to scores. Nothing is written, and nothing
+    that sends is there.
 
     \b
     Examples:
@@ -220,7 +237,7 @@ def whatif() -> None:
 def _whatif_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option("--client", default="", help="Tell of this client alone, all that would change.")(command)
     command = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))(command)
-    return data_option(_place_options(command))
+    return _partition_options(command)
 
 
 @whatif.command("identity")
@@ -249,39 +266,68 @@ def _whatif(
     rules: Message,
     *,
     client: str,
-    data: Path | None,
+    folders: tuple[Path, ...],
     from_environment: bool,
     work: Path | None,
+    workers: int,
     fresh: bool,
     output: str,
 ) -> None:
     if client and not is_hex_id(client):
         raise click.BadParameter(f"{client!r} is no id: ids are 32 lowercase hex digits", param_hint="--client")
+    instead, named = rules.SerializeToString(deterministic=True), (client,) if client else ()
     with _failures():
-        places = _places([data_folder(data)], from_environment=from_environment, work=work, name="whatif")
-        unit = places[0].unit(service, rules.SerializeToString(deterministic=True), (client,) if client else ())
-        (found,) = _done(derive, places, [unit], 1, fresh=fresh)
-    if client and found.standing is not None and not found.standing.families:
-        raise Failure(f"{service} keeps nothing under the id {client}, and would not", BAD_INPUT)
+        places = _places(folders, from_environment=from_environment, work=work, name="whatif")
+        units = [place.unit(service, instead, named) for place in places]
+        found = _done(what_if, places, units, workers, fresh=fresh)
+    if client and not any(each.standing is not None and each.standing.families for told in found for each in told):
+        raise Failure(f"nothing is kept under the id {client}, and nothing would be", BAD_INPUT)
     if output == "json":
-        print_json(as_json(found))
+        told = [{**as_json(first), "carried": [as_json(each) for each in rest]} for first, *rest in found]
+        print_json(told[0] if len(told) == 1 else {"partitions": told})
         return
-    kinds = [(name.rpartition(".")[2], *counts) for name, counts in sorted(found.kinds.items()) if len({*counts}) > 1]
-    print_table(("event", "logged", "would be"), kinds, title="What would have been decided more or less often")
-    if found.standing is not None:
-        _tell_who(found.standing)
-    if found.refused:
-        tell(f"{found.refused} requests of people that were carried out would be refused")
+    for place, told in zip(places, found, strict=True):
+        _tell_whatif(place, told, LISTED if client else FEW)
 
 
-def _tell_who(standing: Standing) -> None:
-    families = [
-        (name, each.alike, each.changed, each.gone, each.new) for name, each in sorted(standing.families.items())
+def _tell_whatif(place: Place, told: Sequence[Derived], most: int) -> None:
+    """What would be otherwise in one partition; of each kind of aggregate the first so many."""
+    kinds = [
+        (each.service, name.rpartition(".")[2], *counts)
+        for each in told
+        for name, counts in sorted(each.kinds.items())
+        if len({*counts}) > 1
     ]
-    columns = ("kind", "as it is", "would change", "would not be", "would be new")
-    print_table(columns, families, title="Who would change")
-    listed = [(each.key, each.path or "(whole)", each.live, each.replayed) for each in standing.listed[:LISTED]]
+    where = f" ({place.name})" if place.name else ""
+    columns = ("service", "event", "logged", "would be")
+    print_table(columns, kinds, title=f"What would have been decided more or less often{where}")
+    standings = [(each.service, each.standing) for each in told if each.standing is not None]
+    counts = [
+        (service, kind, each.alike, each.changed, each.gone, each.new)
+        for service, standing in standings
+        for counted in (standing.families, standing.parts)
+        for kind, each in sorted(counted.items())
+    ]
+    columns = ("service", "kind", "as it is", "would change", "would not be", "would be new")
+    print_table(columns, counts, title=f"Who and what would change{where}")
+    listed = [
+        (each.key, _spoken(each.path) or "(whole)", each.live, each.replayed)
+        for _, standing in standings
+        for each in _first_of_each(standing, most)
+    ]
     print_table(("what", "where", "stands", "would stand"), listed)
+    if refused := sum(each.refused for each in told):
+        tell(f"{refused} requests of people that were carried out would be refused")
+
+
+def _first_of_each(standing: Standing, most: int) -> Iterator[Difference]:
+    for _, family in groupby(standing.listed, key=lambda each: family_of(each.key)):
+        yield from islice(family, most)
+
+
+def _spoken(path: str) -> str:
+    """A path without what separates the parts of a counter's name."""
+    return path.replace("\x1f", " ").strip()
 
 
 @click.command("rebuild")

@@ -16,10 +16,11 @@ import grpc
 
 from throughline_eventlog import StoreSettings, open_store
 from throughline_replay.comparing import Comparison, compare_client, compare_with_live
-from throughline_replay.deriving import Progress, StoreAwayError
+from throughline_replay.deriving import Progress
 from throughline_replay.parallel import each_apart
 from throughline_replay.replaying import Replayed, code_of, make_folds
 from throughline_replay.sources import EventSource, ServiceLog, StoredLog
+from throughline_replay.units import StoreAwayError
 from throughline_rpc import IN_THE_CLEAR, CallerCredentials
 
 KEEP_SECONDS: Final = 30.0

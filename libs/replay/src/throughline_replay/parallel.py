@@ -11,8 +11,9 @@ from typing import Any, Final, Protocol, TypeVar
 from throughline_eventlog import SettingsError
 from throughline_kernel import Refusal, UnavailableError
 from throughline_privacy import PrivacySettingsError
-from throughline_replay.deriving import DerivationError, Progress, StoreAwayError
+from throughline_replay.deriving import Progress
 from throughline_replay.replaying import UnknownServiceError
+from throughline_replay.units import DerivationError, StoreAwayError
 
 
 class OfService(Protocol):

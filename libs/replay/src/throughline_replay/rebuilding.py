@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from throughline_eventlog import Reader, Transaction
-from throughline_replay.deriving import Derived, Deriver, Progress, Unit, make_derivation
+from throughline_replay.deriving import Deriver, Progress, open_derivation, open_stores
+from throughline_replay.divergences import Derived
+from throughline_replay.units import Unit
 
 ROWS_AT_ONCE: Final = 1_000
 
@@ -36,8 +38,8 @@ def rebuild(unit: Unit, progress: Progress | None = None, *, check: bool = False
     Raises: as `derive`.
     """
     with ExitStack() as open_things:
-        derivation = make_derivation(unit.service, unit.env)
-        deriver = Deriver.open(open_things, derivation, unit)
+        derivation = open_derivation(open_things, unit)
+        deriver = Deriver(open_things, derivation, unit, open_stores(open_things, unit, [derivation]))
         with deriver.own.snapshot() as own:
             deriver.advance(own, progress)
             found = deriver.compared(own)

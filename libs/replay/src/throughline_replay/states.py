@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from throughline_kernel import digest
 from throughline_replay.comparing import Difference, difference_within, differences_within
 
 _FAMILY: Final = re.compile("[./]")
 LISTED: Final = 50
-"""Aggregates that are named one by one; the others are counted."""
+"""Aggregates of a kind that are named one by one; the others are counted."""
+
+Parts = Callable[[str, Any], Iterable[tuple[str, str, Any]]]
+"""What is counted within an aggregate, given by its key and JSON value: (kind, id, value) each."""
 
 
 @dataclass(slots=True)
 class Family:
-    """How many aggregates of a kind are alike in two states, changed, gone and new."""
+    """How many aggregates, or parts of them, of a kind are alike in two states, changed, gone and new."""
 
     alike: int = 0
     changed: int = 0
     gone: int = 0
     new: int = 0
 
+    def count(self, there: object, here: object) -> None:
+        """One more that is this in either state, None where it is not."""
+        self.alike += there == here
+        self.gone += here is None
+        self.new += there is None
+        self.changed += there is not None and here is not None and there != here
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Two states compared: digests (hex), counts by the kind of aggregate (what its key begins with), and the first
-    aggregates that differ.
+    """Two states compared: digests (hex), counts by the kind of aggregate (what its key begins with), the first
+    aggregates of each kind that differ, and counts by the kind of part, where parts are counted.
 
-    In a `Difference`, `live` is what stands and `replayed` what would stand.
+    In a `Difference`, `live` is what stands and `replayed` what would stand. A part that would be in another aggregate
+    counts as one that would not be and one that would be new.
     """
 
     digest: str
     derived_digest: str
     families: Mapping[str, Family]
     listed: tuple[Difference, ...]
+    parts: Mapping[str, Family] = field(default_factory=dict[str, Family])
 
     @property
     def same(self) -> bool:
@@ -52,7 +65,10 @@ class Standing:
 
 
 def compare_states(
-    standing: Iterable[tuple[str, bytes]], derived: Iterable[tuple[str, bytes]], named: Sequence[str] = ()
+    standing: Iterable[tuple[str, bytes]],
+    derived: Iterable[tuple[str, bytes]],
+    named: Sequence[str] = (),
+    parts: Parts | None = None,
 ) -> Standing:
     """Compares two states given as (key, canonical JSON) in key order, in memory for two aggregates.
 
@@ -61,22 +77,38 @@ def compare_states(
     """
     ours, theirs = _Keyed(standing, named), _Keyed(derived, named)
     families: dict[str, Family] = {}
+    counted: dict[str, Family] = {}
     listed: list[Difference] = []
     while ours.key is not None or theirs.key is not None:
         key = min(key for key in (ours.key, theirs.key) if key is not None)
         there, here = ours.take(key), theirs.take(key)
-        family = families.setdefault(_FAMILY.split(key, 1)[0], Family())
+        family = families.setdefault(family_of(key), Family())
+        family.count(there, here)
+        if parts is not None:
+            _count_parts(counted, _parts_of(parts, key, there), _parts_of(parts, key, here))
         if there == here:
-            family.alike += 1
             continue
-        family.gone += here is None
-        family.new += there is None
-        family.changed += there is not None and here is not None
         if named and there is not None and here is not None:
             listed += islice(differences_within(key, there, here), LISTED)
-        elif len(listed) < LISTED:
+        elif family.changed + family.gone + family.new <= LISTED:
             listed.append(difference_within(key, there or b"", here or b""))
-    return Standing(ours.digest(), theirs.digest(), families, tuple(listed))
+    return Standing(ours.digest(), theirs.digest(), families, tuple(listed), counted)
+
+
+def family_of(key: str) -> str:
+    """The kind of aggregate that has the key."""
+    return _FAMILY.split(key, 1)[0]
+
+
+def _parts_of(parts: Parts, key: str, state: bytes | None) -> dict[tuple[str, str], Any]:
+    return {} if state is None else {(kind, name): value for kind, name, value in parts(key, json.loads(state))}
+
+
+def _count_parts(
+    counted: dict[str, Family], there: Mapping[tuple[str, str], Any], here: Mapping[tuple[str, str], Any]
+) -> None:
+    for part in there.keys() | here.keys():
+        counted.setdefault(part[0], Family()).count(there.get(part), here.get(part))
 
 
 class _Keyed:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from feedback.adapters.directory import DirectoryClients
 from feedback.adapters.vault import VaultWords
@@ -14,6 +14,7 @@ from feedback.application.caring import SWEPT, CommandWork, Publication, Publish
 from feedback.application.desk import Cause, Desk
 from feedback.application.intake import Intake
 from feedback.application.ports import Hashed, SealedWords, Words
+from feedback.application.replay import state_key
 from feedback.application.state import aggregates
 from feedback.application.submitting import keep_conflict, receive_directly
 from feedback.application.tables import TABLES
@@ -97,7 +98,9 @@ class FeedbackDerivation:
     service = "feedback"
     tables = (*TABLES, *DIRECTORY_TABLES)
 
-    def __init__(self, words: Words, clients: DirectoryClients, instead: RouteSet | None = None) -> None:
+    def __init__(
+        self, words: Words, clients: DirectoryClients, instead: RouteSet | None, close: Callable[[], None]
+    ) -> None:
         self._words = _ReadWords(words)
         self._clients = clients
         self._desk = Desk(make_router=_Remembering)
@@ -106,6 +109,7 @@ class FeedbackDerivation:
         self._commands = CommandWork(self._desk)
         self._publish = PublishWork(self._desk)
         self._instead = instead
+        self._close = close
 
     def take(self, tx: Transaction, upstream: str, events: Sequence[Recorded], logged: Sequence[Recorded]) -> None:
         """Takes from identity."""
@@ -136,9 +140,32 @@ class FeedbackDerivation:
             refused += [each for each in results if isinstance(each, Refusal)]
         return refused
 
-    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
+    def settle(self, tx: Transaction, own: Reader) -> bool:
+        """Escalates what fell due, each when it did, before the time of the log and before what the service had not
+        looked at yet.
+        """
+        until = min([tx.now, *(tables.due_of(key) for key, _ in own.scan(tables.DEADLINES, limit=1))])
+        for key, _ in tx.scan(tables.DEADLINES):
+            due = tables.due_of(key)
+            if due >= until:
+                return False
+            if any(self._sweep(tx, [due + 1])):
+                return True
+        return False
+
+    def parts(self, key: str, state: Any) -> Iterator[tuple[str, str, Any]]:
+        """The cases of a client, or of an item of nobody's."""
+        if key.startswith(state_key("", "")):
+            for case_id, case in state["cases"].items():
+                yield "case", case_id, case
+
+    def aggregates(self, reader: Reader, *, again: bool = False) -> Iterator[tuple[str, bytes]]:
         """Clients, items of nobody's and routes."""
         return aggregates(reader)
+
+    def close(self) -> None:
+        """Gives back the key store."""
+        self._close()
 
     def _receive(self, tx: Transaction, submitted: Sequence[Recorded]) -> None:
         changes = self._desk.open(tx)
@@ -217,4 +244,5 @@ def make_derivation(env: Mapping[str, str], instead: bytes = b"") -> FeedbackDer
     if instead:
         routes = replace(codec.routes_of(routes_pb2.RouteSet.FromString(instead)), version=1)
         check_routes(routes)
-    return FeedbackDerivation(VaultWords(open_vault(privacy)), DirectoryClients(privacy.hasher()), routes)
+    vault = open_vault(privacy)
+    return FeedbackDerivation(VaultWords(vault), DirectoryClients(privacy.hasher()), routes, vault.close)

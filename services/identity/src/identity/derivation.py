@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from identity.application import messages
 from identity.application.attribution import LATE, Attribution
@@ -69,9 +69,20 @@ class IdentityDerivation:
                 refused += [each for each in self._decisions(tx, [command]) if isinstance(each, Refusal)]
         return refused
 
-    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
+    def settle(self, tx: Transaction, own: Reader) -> bool:
+        """Identity does nothing by itself: what clocks made it forget is in its log."""
+        return False
+
+    def parts(self, key: str, state: Any) -> Iterator[tuple[str, str, Any]]:
+        """None: clients are counted whole."""
+        return iter(())
+
+    def aggregates(self, reader: Reader, *, again: bool = False) -> Iterator[tuple[str, bytes]]:
         """Clients, decisions, rules and what stands beside them."""
         return LiveState(reader).aggregates()
+
+    def close(self) -> None:
+        """Holds nothing open."""
 
     def _command(self, event: Recorded) -> Command | None:  # noqa: PLR0911 # one answer per kind of event
         """What was asked for where this event follows from it first; None for what follows from something else."""

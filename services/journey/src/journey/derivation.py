@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from journey.application import codec, rows
 from journey.application.commands import (
     RETELL,
+    RETELL_AT_ONCE,
     SWEEP,
+    SWEEP_AT_ONCE,
     AcceptHandoffs,
     Asked,
     DefineJourneys,
     OfferHandoffs,
     Retell,
     Sweep,
+    due,
+    retelling,
 )
 from journey.application.records import Records
+from journey.application.replay import client_key
 from journey.application.rows import TABLES
 from journey.application.state import aggregates
 from journey.application.taking import TakeFromFeedback, TakeFromIdentity
@@ -77,9 +82,28 @@ class JourneyDerivation:
             refused += [each for each in results if isinstance(each, Refusal)]
         return refused
 
-    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
+    def settle(self, tx: Transaction, own: Reader) -> bool:
+        """Tells histories again to the end, then sweeps, where the service had done so."""
+        if not retelling(own) and retelling(tx):
+            self._works[RETELL](tx, [RETELL_AT_ONCE])
+            return True
+        if not due(own) and due(tx):
+            self._works[SWEEP](tx, [SWEEP_AT_ONCE])
+            return True
+        return False
+
+    def parts(self, key: str, state: Any) -> Iterator[tuple[str, str, Any]]:
+        """A client's journeys."""
+        if key.startswith(client_key("")):
+            for journey in state["journeys"]:
+                yield "journey", journey["journey_id"], journey
+
+    def aggregates(self, reader: Reader, *, again: bool = False) -> Iterator[tuple[str, bytes]]:
         """Clients, definitions and the watermark; what is tried, as often as it was defined, by its content alone."""
         return aggregates(reader, unversioned="" if self._instead is None else self._instead.journey)
+
+    def close(self) -> None:
+        """Holds nothing open."""
 
     def _definitions(self, tx: Transaction, event: Recorded) -> list[DefineJourney]:
         """The definition in the log, and what is to hold instead as soon as any holds."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from scoring.adapters.who_is_who import DirectoryTables
-from scoring.application import messages
+from scoring.application import canonical, messages
 from scoring.application.book import Book
 from scoring.application.commands import DefineMetrics, PublishScorecards, publish_formulas
 from scoring.application.intake import FeedbackIntake, IdentityIntake, JourneyIntake
@@ -89,9 +89,20 @@ class ScoringDerivation:
             refused += [each for each in results if isinstance(each, Refusal)]
         return refused
 
-    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
+    def settle(self, tx: Transaction, own: Reader) -> bool:
+        """Scoring does nothing by itself."""
+        return False
+
+    def parts(self, key: str, state: Any) -> Iterator[tuple[str, str, Any]]:
+        """The figures of each subject: what they are counted from."""
+        return canonical.figures(key, state)
+
+    def aggregates(self, reader: Reader, *, again: bool = False) -> Iterator[tuple[str, bytes]]:
         """Clients, metrics and subjects."""
-        return aggregates(reader)
+        return aggregates(reader, again=again)
+
+    def close(self) -> None:
+        """Holds nothing open."""
 
 
 def make_derivation(env: Mapping[str, str], instead: bytes = b"") -> ScoringDerivation:

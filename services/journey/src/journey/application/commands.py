@@ -301,3 +301,9 @@ class Sweep:
 def retelling(reader: Reader) -> bool:
     """Tells whether a telling-again of all history was begun and not ended."""
     return reader.get(rows.META, rows.RETELLING) is not None
+
+
+def due(reader: Reader) -> bool:
+    """Tells whether a deadline was passed by the watermark and nobody has looked at it since."""
+    watermark = rows.number(reader.get(rows.META, rows.WATERMARK))
+    return any(rows.number(key[:8]) < watermark for key, _ in reader.scan(rows.DEADLINES, limit=1))

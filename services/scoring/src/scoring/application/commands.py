@@ -67,7 +67,7 @@ class PublishScorecards:
             version += 1
             payload = pb.ScoreComputed(
                 score_id=score.score_id, score=score, published_by=request.published_by, as_of=request.as_of
-            ).SerializeToString()
+            ).SerializeToString(deterministic=True)
             events.append(NewEvent(stream_id, version, messages.SCORE_COMPUTED, payload, tx.now))
             tx.put(rows.PUBLISHED, score.score_id.encode(), payload)
         positions = tx.append(events)

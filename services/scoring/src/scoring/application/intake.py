@@ -442,6 +442,8 @@ _WHATS: dict[type[_Announced], str] = {
     journey.JourneyAbandoned: "abandoned",
 }
 _ANNOUNCED: dict[str, type[_Announced]] = {kind.DESCRIPTOR.full_name: kind for kind in _WHATS}
+_NAMED: Final = frozenset(kind.DESCRIPTOR.name for kind in _WHATS)
+"""What a retraction calls the transitions that journeys are made of: by their names, without the package."""
 _RETRACTED: Final = journey.TransitionRetracted.DESCRIPTOR.full_name
 _JOURNEY_DROPPED: Final = journey.ClientDropped.DESCRIPTOR.full_name
 
@@ -550,9 +552,7 @@ class JourneyIntake:
         places: dict[bytes, bytes],
     ) -> None:
         held = self._book[message.client_id]
-        if message.event_type not in _ANNOUNCED or _dead(
-            event.position, held.head.journey_dropped, held.head.forgotten
-        ):
+        if message.event_type not in _NAMED or _dead(event.position, held.head.journey_dropped, held.head.forgotten):
             return
         key = bytes.fromhex(message.event_id)
         place = places.get(key, b"")

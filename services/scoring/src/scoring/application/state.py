@@ -60,25 +60,25 @@ class LiveState:
         )
 
 
-def aggregates(reader: Reader) -> Iterator[tuple[str, bytes]]:
-    """Clients, metrics and subjects, in key order."""
+def aggregates(reader: Reader, *, again: bool = False) -> Iterator[tuple[str, bytes]]:
+    """Clients, metrics and subjects, in key order; `again` as in `canonical.client_state`."""
     batch: list[str] = []
     for client_id in ledger.client_ids(reader):
         batch.append(client_id)
         if len(batch) == BATCH:
-            yield from _clients(reader, batch)
+            yield from _clients(reader, batch, again=again)
             batch = []
-    yield from _clients(reader, batch)
+    yield from _clients(reader, batch, again=again)
     for metric, definition in sorted(ledger.in_force(ledger.definitions(reader)).items()):
         yield canonical.metric_key(metric), canonical.metric_state(definition)
     for kind in Kind:
         yield from canonical.subject_states(ledger.counters(reader, kind.value))
 
 
-def _clients(reader: Reader, client_ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _clients(reader: Reader, client_ids: Sequence[str], *, again: bool = False) -> Iterator[tuple[str, bytes]]:
     clients = ledger.load(reader, ledger.heads(reader, client_ids))
     for client_id in client_ids:
-        state = canonical.client_state(clients[client_id].facts())
+        state = canonical.client_state(clients[client_id].facts(), again=again)
         if state is not None:
             yield canonical.client_key(client_id), state
 

@@ -395,6 +395,7 @@ class TransitionRetracted(_message.Message):
     event_id: _builtins.str
     """Event id (hex) of the transition."""
     event_type: _builtins.str
+    """Name of its type, without the package: "JourneyStarted"."""
     def __init__(
         self,
         *,
