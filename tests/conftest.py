@@ -10,9 +10,8 @@ from uuid import uuid4
 
 import pytest
 from eventful import Lived, live
-from line import Line, StartSuite, connect, postgres_environment
+from line import Line, StartSuite, connect, drop_schemas, leave_gaps, postgres_environment
 
-from throughline_client.endpoints import SERVICES
 from throughline_client.suite.suite import Suite
 from throughline_testkit.postgres import PostgresServer
 
@@ -57,10 +56,9 @@ def lived_on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres: Postgr
     yield _lived(
         tmp_path_factory.mktemp("lived") / "suite",
         postgres_environment(postgres, run),
-        started=lambda: _leave_gaps(postgres, run),
+        started=lambda: leave_gaps(postgres, run),
     )
-    for place in (*SERVICES, *(f"{service}_proofs" for service in SERVICES), "keys"):
-        postgres.drop_schema(f"{run}_{place}")
+    drop_schemas(postgres, run)
 
 
 def _lived(folder: Path, environment: Mapping[str, str], started: Callable[[], None] = lambda: None) -> Lived:
@@ -82,14 +80,3 @@ def _lived(folder: Path, environment: Mapping[str, str], started: Callable[[], N
     with Suite(folder, environment={**environment, **dict.fromkeys(often, "3600")}) as suite:
         digests = asyncio.run(ask(suite))
     return Lived(folder, digests, environment)
-
-
-def _leave_gaps(postgres: PostgresServer, run: str) -> None:
-    """As transactions do that took positions and were rolled back: before every event, two positions are nobody's."""
-    with postgres.connect() as connection:
-        named = connection.execute(
-            "SELECT format('%%I.%%I', schemaname, sequencename) FROM pg_sequences WHERE schemaname LIKE %s",
-            (f"{run}_%",),
-        ).fetchall()
-        for (sequence,) in named:
-            connection.execute(f"ALTER SEQUENCE {sequence} INCREMENT BY 3".encode())

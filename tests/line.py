@@ -128,6 +128,25 @@ def postgres_environment(server: PostgresServer, run: str) -> dict[str, str]:
     }
 
 
+def leave_gaps(server: PostgresServer, run: str) -> None:
+    """As transactions do that took positions and were rolled back: before every event, two positions are nobody's."""
+    with server.connect() as connection:
+        named = connection.execute(
+            "SELECT format('%%I.%%I', schemaname, sequencename) FROM pg_sequences WHERE schemaname LIKE %s",
+            (f"{run}_%",),
+        ).fetchall()
+        for (sequence,) in named:
+            connection.execute(f"ALTER SEQUENCE {sequence} INCREMENT BY 3".encode())
+
+
+def drop_schemas(server: PostgresServer, run: str) -> None:
+    """Deletes the schemas whose names begin with `run`."""
+    with server.connect() as connection:
+        named = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", (f"{run}_%",)).fetchall()
+    for (schema,) in named:
+        server.drop_schema(schema)
+
+
 def identifier(kind: str, value: str, *, verified: bool = True) -> interaction_pb2.Identifier:
     """An identifier, verified unless said otherwise."""
     assurance = interaction_pb2.ASSURANCE_VERIFIED if verified else interaction_pb2.ASSURANCE_CLAIMED

@@ -15,15 +15,17 @@ import sys
 import zipfile
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner, Result
-from line import Line, identifier, scattered_history
+from eventful import who
+from line import Line, connect, drop_schemas, identifier, leave_gaps, postgres_environment, scattered_history
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.eventlog.v1.eventlog_pb2 import Envelope
@@ -31,6 +33,7 @@ from throughline.identity.v1 import identity_pb2
 from throughline.scoring.v1 import events_pb2, scoring_pb2
 from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES
+from throughline_client.suite.suite import Suite
 from throughline_proof import SigningKey, SigningKeys
 from throughline_proof.standalone import standalone
 from throughline_proof.verifier import (
@@ -326,6 +329,85 @@ async def test_a_scores_pack_recomputes_it_to_the_last_digit(case: Case) -> None
     events = lines(files, "logs/scoring/events.ndjson")
     report = case.verify(with_lines(files, "logs/scoring/events.ndjson", events[:5] + events[6:]))
     assert any("are not the first" in each for each in report.broken)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def suite(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Suite]:
+    """A suite that runs, on each kind of store in turn; on PostgreSQL its positions have gaps."""
+    if request.param == "sqlite":
+        with Suite(tmp_path / "suite") as started:
+            yield started
+        return
+    postgres, run_name = request.getfixturevalue("postgres"), f"t_{uuid4().hex[:16]}"
+    with Suite(tmp_path / "suite", environment=postgres_environment(postgres, run_name)) as started:
+        leave_gaps(postgres, run_name)
+        yield started
+    drop_schemas(postgres, run_name)
+
+
+async def test_packs_hold_of_who_withdrew_consent_and_of_who_was_merged(suite: Suite, tmp_path: Path) -> None:
+    """A merge that was undone again, and a consent withdrawn, on either store: client, score and range verify, by the
+    command and by the verifier in the pack.
+    """
+    keys = tmp_path / "keys.txt"
+    keys.write_text((await run("signing", "public", suite.folder / "signing.keys")).stdout)
+    async with connect(suite) as line:
+        await line.register()
+        await line.record(scattered_history(5, 12, 200), 20)
+        await line.settled()
+        withdrew, one, other = [await who(line, f"p{number}@post.eu") for number in (3, 4, 7)]
+        await line.identity.RecordConsent(
+            identity_pb2.RecordConsentRequest(
+                client_id=withdrew, purpose="measurement", granted=False, source="desk", scope="web"
+            )
+        )
+        merged = await line.identity.MergeClients(
+            identity_pb2.MergeClientsRequest(client_id=one, other_client_id=other, decided_by="kim", reason="the same")
+        )
+        await line.record(scattered_history(6, 12, 100), 20)
+        await line.settled()
+        await line.identity.UndoMerge(
+            identity_pb2.UndoMergeRequest(merge_id=merged.merge_id, decided_by="lee", reason="two people")
+        )
+        await line.settled()
+        cards = {
+            client_id: await line.scoring.GetScorecard(
+                scoring_pb2.GetScorecardRequest(subject_kind=events_pb2.SUBJECT_KIND_CLIENT, subject=client_id)
+            )
+            for client_id in (withdrew, one, other)
+        }
+        assert {left.purpose for left in cards[withdrew].left_out} == {"measurement"}
+        assert not cards[one].left_out
+        end = (await line.checkpoints())["identity"].position
+        case = Case(tmp_path, keys, withdrew, tmp_path / "none", tmp_path / "none", line)
+
+        async def holding(name: str, *asked: object) -> dict[str, bytes]:
+            pack = tmp_path / f"{name}.zip"
+            made = await run("audit", *asked, "--to", pack, "--data", suite.folder)
+            assert made.exit_code == 0, made.output
+            checked = await run("verify", pack, "--key", keys)
+            assert (checked.exit_code, "BROKEN" in checked.output) == (0, False), checked.output
+            told = await standing_alone(case, pack)
+            assert (told.returncode, "BROKEN" in told.stdout) == (0, False), told.stdout
+            return unpack(pack.read_bytes())
+
+        for client_id, happened in (
+            (withdrew, {"ConsentRecorded"}),
+            (one, {"ClientsMerged", "MergeUndone"}),
+            (other, {"ClientsMerged", "MergeUndone"}),
+        ):
+            files = await holding(f"client-{client_id}", "client", client_id)
+            kinds = {line["type"].rpartition(".")[2] for line in lines(files, "logs/identity/events.ndjson")}
+            assert happened <= kinds
+            score = next(each for each in cards[client_id].scores if each.HasField("value") and each.n)
+            files = await holding(f"score-{client_id}", "score", score.score_id)
+            assert json.loads(files["score.json"])["score"]["value"] == score.value
+        files = await holding("range", "range", "identity", "--after", "0", "--until", str(end))
+        events = [event async for page in line.logs["identity"].ReadEvents(_of("")) for event in page.events]
+        assert [each["position"] for each in lines(files, "logs/identity/events.ndjson")] == [
+            event.position for event in events
+        ]
+        assert (end == len(events)) == (not suite.environment)
 
 
 def test_the_verifier_in_one_file_has_no_name_twice() -> None:
