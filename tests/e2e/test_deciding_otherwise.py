@@ -26,7 +26,7 @@ from throughline.feedback.v1 import events_pb2 as feedback_events
 from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import events_pb2 as identity_events
 from throughline.identity.v1 import identity_pb2, rules_pb2
-from throughline.ingestion.v1 import interaction_pb2
+from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
 from throughline.journey.v1 import definitions_pb2
 from throughline.journey.v1 import events_pb2 as journey_events
 from throughline_client.commands import main
@@ -80,6 +80,7 @@ def written(file: Path, message: Message) -> Path:
     return file
 
 
+ENDS = ("recorded", "duplicate", "conflict", "quarantined", "refused")
 CALLS = definitions_pb2.JourneyDefinition(
     journey="called",
     name="Whoever called comes soon",
@@ -287,6 +288,52 @@ async def test_tables_are_rebuilt_and_switched_to_while_the_services_run(copy: L
         assert found.same, f"{service}: {found.first or found.standing}"
         assert found.standing is not None
         assert found.standing.derived_digest == digests[service]
+
+
+async def test_ingestions_tables_are_rebuilt_out_of_its_log(line: Line, run: Run) -> None:
+    """Verdicts of every kind; whatever is lost from the tables, counts, what waits, and the index of all ids, comes
+    back beside the running service, which goes on with it.
+    """
+    history = scattered_history(12, 20, 300)
+    odd = [interaction(n, identifier("email", f"p{n}@post.eu"), channel=("kiosk", "booth")[n % 2]) for n in range(8)]
+    for each in odd:
+        each.source_interaction_id = f"odd {each.source_interaction_id}"
+    await line.record([*history, *odd, *history[:50], *odd[:4]], 90)
+    other = interaction_pb2.Interaction.FromString(history[0].SerializeToString())
+    other.kind = "return"
+    await line.record([other, interaction("", source="web"), *history[:9]])
+    traits = interaction_pb2.ChannelTraits(name="Kiosk", physical=True)
+    await line.ingestion.RegisterChannel(ingestion_pb2.RegisterChannelRequest(channel="kiosk", traits=traits))
+    await line.ingestion.RedriveQuarantine(ingestion_pb2.RedriveQuarantineRequest())
+    digests, tallies = await line.digests(), await line.tallies()
+    ends = [sum(getattr(each, end) for each in tallies.values()) for end in ENDS]
+    assert all(ends), ends
+    asked = ("rebuild", "ingestion", "--data", line.suite.folder, "--output", "json")
+    checked = json.loads((await asyncio.to_thread(run, *asked, "--check")).stdout)
+    assert not any(checked["rows"].values())
+    assert checked["derived"]["standing"]["derived_digest"] == digests["ingestion"]
+    # No digest tells of the index: without it every repeat would be recorded again.
+    with table_of(Lived(line.suite.folder, {}), "ingestion") as raw:
+        raw.execute("DELETE FROM t_interaction_runs")
+        raw.execute("DELETE FROM t_asides")
+    switched = json.loads((await asyncio.to_thread(run, *asked)).stdout)
+    assert switched["switched"]
+    assert switched["rows"]["interactions"] == ends[0]
+    assert {each.position for each in await line.record(history)} == {0}
+    with table_of(Lived(line.suite.folder, {}), "ingestion") as raw:
+        raw.execute("DELETE FROM t_quarantine")
+        raw.execute("UPDATE t_accounts SET value=(SELECT value FROM t_accounts ORDER BY key LIMIT 1)")
+    refused = await asyncio.to_thread(run, *asked[:-2])
+    assert refused.exit_code == 4
+    assert "ingestion was not switched: the live state differs" in refused.output
+    repaired = await asyncio.to_thread(run, *asked, "--repair")
+    assert repaired.exit_code == 0, repaired.output
+    assert json.loads(repaired.stdout)["rows"]["quarantine"] == 4
+    after = await line.tallies()
+    assert [sum(getattr(each, end) for each in after.values()) for end in ENDS] == [
+        count + len(history) * (end == "duplicate") for end, count in zip(ENDS, ends, strict=True)
+    ]
+    assert not any(json.loads((await asyncio.to_thread(run, *asked, "--check")).stdout)["rows"].values())
 
 
 def test_a_live_state_that_differs_is_not_switched_but_can_be_repaired(copy: Lived, run: Run) -> None:

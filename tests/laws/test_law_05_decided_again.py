@@ -54,6 +54,16 @@ def test_law_05_fold_rederive_and_live_agree(place: str, request: pytest.Fixture
         assert not any(rebuild(lived.unit(service, tmp_path), check=True).rows.values()), service
 
 
+@pytest.mark.parametrize("place", ["lived", "lived_on_postgres"])
+def test_ingestions_tables_follow_from_its_log(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """It decides on what is in no log; what came of that is, to the last row, on either store."""
+    lived: Lived = request.getfixturevalue(place)
+    found = rebuild(lived.unit("ingestion", tmp_path), check=True)
+    assert not any(found.rows.values())
+    assert found.derived.standing is not None
+    assert found.derived.standing.derived_digest == lived.digests["ingestion"]
+
+
 def test_what_is_decided_again_is_everything_that_a_log_can_hold(lived: Lived, tmp_path: Path) -> None:
     """The history behind the law above: what people ask, what clocks do and what follows, of every kind."""
     seen = {name.rpartition(".")[2] for service in derivable() for name in derive(lived.unit(service, tmp_path)).kinds}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Restoration, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
-from throughline_eventlog.deriving import Derivation, NotAskedError
+from throughline_eventlog.deriving import Derivation, NotAskedError, Projection
 from throughline_eventlog.describing import file_descriptor_set
 from throughline_eventlog.errors import (
     InboxConflictError,
@@ -83,6 +83,7 @@ __all__ = [
     "NewerLogError",
     "NotAskedError",
     "Observer",
+    "Projection",
     "Reader",
     "Relay",
     "Restoration",

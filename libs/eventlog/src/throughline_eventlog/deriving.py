@@ -76,3 +76,35 @@ class Derivation(Protocol):
     def close(self) -> None:
         """Gives back what it holds open."""
         ...
+
+
+class Projection(Protocol):
+    """Makes the tables that follow from a service's own log, where it decides on what is in no log; found through
+    `throughline.projections`.
+    """
+
+    @property
+    def service(self) -> str:
+        """Name of the service."""
+        ...
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """The tables that the service keeps beside its log."""
+        ...
+
+    def project(self, tx: Transaction, events: Sequence[Recorded]) -> None:
+        """Takes the next events of the log."""
+        ...
+
+    def aggregates(self, reader: Reader) -> Iterator[tuple[str, bytes]]:
+        """The state in the tables, as in the running service's digest: (key, canonical JSON) in key order."""
+        ...
+
+    def rows(self, reader: Reader, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of a table in key order; of one that can be laid out in several ways, what it says."""
+        ...
+
+    def level(self, tx: Transaction) -> None:
+        """Lays the tables out in the way in which `rows` gives them."""
+        ...

@@ -39,6 +39,7 @@ from throughline_replay.comparing import Difference
 from throughline_replay.deriving import Progress, derive
 from throughline_replay.divergences import Derived
 from throughline_replay.parallel import each_apart
+from throughline_replay.projecting import projectable
 from throughline_replay.rebuilding import Rebuilt, rebuild
 from throughline_replay.states import Standing, family_of
 from throughline_replay.units import DerivationError, StoreAwayError, Unit, derivable
@@ -123,7 +124,7 @@ def rederive_command(
     Exit codes: 0 nothing differs; 2 a setting is wrong, or the log cannot be decided again; 3 a store is away;
     4 something was decided otherwise.
     """
-    chosen = _services(services)
+    chosen = _services(services, derivable(), "decided again")
     with _failures():
         places = _places(folders, from_environment=from_environment, work=work, name="rederive")
         units = [place.unit(service) for place in places for service in chosen]
@@ -133,10 +134,9 @@ def rederive_command(
         raise SystemExit(DIFFERENCE)
 
 
-def _services(named: Sequence[str]) -> tuple[str, ...]:
-    known = derivable()
+def _services(named: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
     if unknown := sorted(set(named) - set(known)):
-        raise click.UsageError(f"{', '.join(unknown)}: nothing can be decided again; name some of {', '.join(known)}")
+        raise click.UsageError(f"{', '.join(unknown)}: nothing can be {what}; name some of {', '.join(known)}")
     return tuple(service for service in known if not named or service in named)
 
 
@@ -349,9 +349,9 @@ def rebuild_command(
 ) -> None:
     """Rebuild a service's tables beside the live ones, compare at one cut, and switch to them.
 
-    The tables beside the log are made anew by deciding the whole log again; the service may run. Where an event would
-    be decided otherwise, or the live state differs from the rebuilt one, nothing is switched, and the first difference
-    is named. SERVICE: identity, journey, feedback or scoring.
+    The tables beside the log are made anew by deciding the whole log again, ingestion's out of its own log; the service
+    may run. Where an event would be decided otherwise, or the live state differs from the rebuilt one, nothing is
+    switched, and the first difference is named. SERVICE: ingestion, identity, journey, feedback or scoring.
 
     \b
     Examples:
@@ -363,7 +363,7 @@ def rebuild_command(
     Exit codes: 0 switched, or with --check the same; 2 a setting is wrong, or the log cannot be decided again; 3 a
     store is away; 4 refused: something differs.
     """
-    (chosen,) = _services((service,))
+    (chosen,) = _services((service,), (*derivable(), *projectable()), "rebuilt")
     with _failures():
         places = _places([data_folder(data)], from_environment=from_environment, work=work, name="rebuild")
         doing = partial(rebuild, check=check, repair=repair)

@@ -7,7 +7,7 @@ sixteenth that has grown long enough is merged into the big tree in key order, w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from ingestion.application.ports import IndexEntry
@@ -61,7 +61,7 @@ class RunIndex:
         recent = self._current(tx)
         fresh: list[list[bytes]] = [[] for _ in range(SLICES)]
         for key, (position, content_mac) in entries.items():
-            value = position.to_bytes(8, "big") + content_mac
+            value = entry_value(IndexEntry(position, content_mac))
             slice_ = key[0] >> 4
             recent[slice_][key] = value
             fresh[slice_].append(key + value)
@@ -92,16 +92,26 @@ class RunIndex:
     def _current(self, tx: Transaction) -> list[dict[bytes, bytes]]:
         if self._recent is None:
             self._recent = [{} for _ in range(SLICES)]
-            for name, run in tx.scan(RUNS):
-                slice_ = self._recent[name[0]]
-                for at in range(0, len(run), _ENTRY):
-                    slice_[run[at : at + _KEY]] = run[at + _KEY : at + _ENTRY]
+            for key, value in read_runs(tx):
+                self._recent[key[0] >> 4][key] = value
         return self._recent
 
     def _merge(self, tx: Transaction, slice_: int, entries: Mapping[bytes, bytes]) -> None:
         tx.put_many(SETTLED, entries)
         for name, _ in list(tx.scan(RUNS, prefix=bytes((slice_,)))):
             tx.delete(RUNS, name)
+
+
+def read_runs(reader: Reader) -> Iterator[tuple[bytes, bytes]]:
+    """What stands in the runs: (id, row of the big tree) each."""
+    for _, run in reader.scan(RUNS):
+        for at in range(0, len(run), _ENTRY):
+            yield run[at : at + _KEY], run[at + _KEY : at + _ENTRY]
+
+
+def entry_value(entry: IndexEntry) -> bytes:
+    """An interaction's row in the big tree."""
+    return entry.position.to_bytes(8, "big") + entry.content_mac
 
 
 def _in_runs(reader: Reader, slice_: int, key: bytes) -> bytes | None:
