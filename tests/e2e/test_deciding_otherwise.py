@@ -141,7 +141,7 @@ def test_other_identity_rules_tell_whose_history_would_be_another(lived: Lived, 
     assert re.search(r"journey\W+journey\W", shown.stdout)
     assert f"client.{client_id}" in shown.stdout
     nobody = run(*asked, "--client", "0" * 32)
-    assert (nobody.exit_code, "keeps nothing" in nobody.output) == (2, True)
+    assert (nobody.exit_code, "nothing is kept" in nobody.output) == (2, True)
 
 
 def test_the_definition_that_holds_changes_nobody_and_another_one_does(lived: Lived, tmp_path: Path, run: Run) -> None:

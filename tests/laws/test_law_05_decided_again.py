@@ -263,4 +263,4 @@ def test_the_tripwire_is_live(lived: Lived, tmp_path: Path) -> None:
 def tripped(code: str, lived: Lived, work: Path) -> subprocess.CompletedProcess[str]:
     """Runs the code on the folder, in a process of its own."""
     command = [sys.executable, "-c", code, str(lived.folder), str(work)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
