@@ -139,7 +139,7 @@ def test_other_identity_rules_tell_whose_history_would_be_another(lived: Lived, 
     shown = run(*asked)
     assert "Who and what would change" in shown.stdout
     assert re.search(r"journey\W+journey\W", shown.stdout)
-    assert f"client.{client_id}" in shown.stdout
+    assert found["standing"]["listed"][0]["key"] in shown.stdout
     nobody = run(*asked, "--client", "0" * 32)
     assert (nobody.exit_code, "nothing is kept" in nobody.output) == (2, True)
 
