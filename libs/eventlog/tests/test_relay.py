@@ -216,6 +216,23 @@ async def test_a_log_that_lost_events_is_not_hidden(
     older.close()
 
 
+async def test_another_logs_stream_is_left_alone(
+    log: Store, nats: Connection, stream_prefix: str, tmp_path: Path
+) -> None:
+    """Two installations with one prefix on one bus: the later one says so instead of going on behind the first."""
+    append(log, 0, 10)
+    relay = Relay(log, nats, "up", prefix=stream_prefix)
+    async with running(relay):
+        await eventually(lambda: relay.published_position == 10)
+    other = open_store(StoreSettings.sqlite("up", tmp_path / "other.db"))
+    append(other, 0, 20)
+    relay = Relay(other, nats, "up", prefix=stream_prefix, stuck_after=0.1)
+    async with running(relay):
+        await eventually(lambda: "has another log's event at position 10" in (relay.health() or ""))
+    other.close()
+    await assert_published_whole(nats, relay.stream, log)
+
+
 async def test_it_stops_when_told_to(log: Store, nats: Connection, stream_prefix: str) -> None:
     """A cancellation is heeded whenever it comes, also together with an answer of the bus."""
     append(log, 0, 40)

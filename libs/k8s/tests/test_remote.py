@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from click.testing import Result
 from kube_api import KubeApi, permissions
 
+from throughline_client.commands.running import Failure
 from throughline_client.endpoints import SERVICES
 from throughline_k8s import inside
 from throughline_k8s.jobs import (
@@ -30,6 +32,7 @@ from throughline_k8s.jobs import (
     job,
     told,
 )
+from throughline_k8s.remote import unpack
 from throughline_testkit import eventually_sync
 
 Run = Callable[..., Result]
@@ -181,3 +184,20 @@ def test_the_doctor_asks_the_services_themselves(run: Run, served: KubeApi) -> N
     services = json.loads(result.stdout)["services"]
     assert {each["component"]: bool(each["version"]) for each in services} == dict.fromkeys(SERVICES, True)
     assert {each["component"] for each in services if each["lags"]} == set(SERVICES)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("../beside.txt", tarfile.REGTYPE), ("/beside.txt", tarfile.REGTYPE), ("link", tarfile.SYMTYPE)]
+)
+def test_a_result_stays_in_its_folder(tmp_path: Path, name: str, kind: bytes) -> None:
+    """A pod that was taken over writes nowhere else, and plants no link."""
+    archive, into = tmp_path / "result.tar", tmp_path / "into"
+    into.mkdir()
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/hosts" if kind == tarfile.SYMTYPE else ""
+        tar.addfile(member)
+    with pytest.raises(Failure, match="may not be put into"):
+        unpack(archive, into)
+    assert [each.name for each in tmp_path.iterdir() if each != archive] == ["into"]
+    assert not list(into.iterdir())

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from throughline.eventlog.v1.eventlog_pb2 import Envelope, EventChunk, LoggedEvent
 from throughline_eventlog.bus import (
     WRONG_LAST_MSG_ID,
@@ -250,6 +252,7 @@ class Relay:
         for sequence in range(state.last_sequence, first - 1, -1):
             message = await self._connection.message(self.stream, sequence)
             if message is not None and message.headers.get(END_HEADER, "").isdecimal():
+                await asyncio.to_thread(self._check_ours, message.data)
                 last = sequence == state.last_sequence
                 tail = _Tail(
                     int(message.headers[END_HEADER]),
@@ -266,6 +269,22 @@ class Relay:
         self._progress(tail.position)
         self.published_position = tail.position
         return tail
+
+    def _check_ours(self, data: bytes) -> None:
+        """Raises: RelayStuckError where the chunk's last event stands in this log otherwise, or not at all."""
+        try:
+            there = EventChunk.FromString(data).events[-1]
+        except (DecodeError, IndexError) as error:
+            raise RelayStuckError(f"stream {self.stream} has chunks that no relay made: delete it") from error
+        with self._store.snapshot() as reader:
+            if there.position > reader.last_position():
+                return
+            rows = reader.read_logged(there.position - 1, until=there.position)
+        if rows != [LoggedRow(there.position, there.stream_id, there.version, there.type, there.envelope)]:
+            raise RelayStuckError(
+                f"stream {self.stream} has another log's event at position {there.position}: give each installation on "
+                "a bus a THROUGHLINE_STREAM_PREFIX of its own, or delete the stream where this log took another's place"
+            )
 
     def _log_end(self) -> int:
         with self._store.snapshot() as reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import secrets
+import shutil
 import tarfile
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Final
 
 import click
 
-from throughline_client.commands.running import UNAVAILABLE, Failure
+from throughline_client.commands.running import BAD_INPUT, UNAVAILABLE, Failure
 from throughline_k8s import jobs, reading
 from throughline_k8s.cluster import CRON_JOBS, JOBS, PODS, Cluster, ClusterError
 from throughline_k8s.forwarding import HOST, Forward
@@ -130,8 +131,7 @@ class Remote:
         part = into / f".{self.name}.tar"
         try:
             self._download(pod, finished, part)
-            with tarfile.open(part) as tar:
-                tar.extractall(into, filter="data")
+            unpack(part, into)
         finally:
             part.unlink(missing_ok=True)
 
@@ -154,6 +154,25 @@ class Remote:
 
 def _last_words(pod: Pod) -> str:
     return pod.last_end or f"it {pod.phase.lower()}"
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """Unpacks files and folders. Raises: Failure for anything else in it, or for a place that is not in the folder:
+    what a pod sends is not believed.
+    """
+    root = into.resolve()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            target = (root / member.name).resolve()
+            content = tar.extractfile(member) if member.isreg() else None
+            if not target.is_relative_to(root) or (content is None and not member.isdir()):
+                raise Failure(f"the result has {member.name}, which may not be put into {into}", BAD_INPUT)
+            if content is None:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _get(forward: Forward, part: Path) -> str:
