@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from line import StartSuite
 
+from throughline_client.commands import main
 from throughline_client.suite.suite import Suite
 from throughline_demo.households import write_households
 
@@ -32,6 +35,32 @@ def commands() -> list[tuple[str, str]]:
         for line in block.splitlines()
     ]
     return [(page, command) for page, command in found if command and not command.startswith("#")]
+
+
+def remembered(file: Path, command: str, field: str) -> str:
+    """In a shell, the first id in this field of what the command said when it was first asked."""
+    told = f'throughline {command} -o json | grep -o \'"{field}": *"[0-9a-f]*"\''
+    find = f"{told} | grep -o '[0-9a-f]\\{{32\\}}' | head -n 1"
+    return f"$(test -s {file} || {find} > {file}; cat {file})"
+
+
+def leaves(command: click.Command, path: tuple[str, ...] = ("throughline",)) -> Iterator[str]:
+    """Every command that does something, as it is typed."""
+    if not isinstance(command, click.Group):
+        yield " ".join(path)
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        yield from leaves(found, (*path, name))
+
+
+def test_every_command_stands_in_a_page() -> None:
+    """In a block that the test below runs: whoever adds a command writes how it is used."""
+    written = [f"{command} " for _, command in commands()]
+    missing = [leaf for leaf in leaves(main) if not any(f"{leaf} " in command for command in written)]
+    assert not missing
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +96,23 @@ def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path)
         "LATER.zip": suite.folder / "later.zip",
         "VERIFIER_KEYS": suite.folder / "verifier-keys",
         "CHECKPOINTS": suite.folder / "checkpoints",
+        "VISITS": suite.folder / "visits",
+        "HANDOFF": suite.folder / "handoff",
+        "JOURNEY": suite.folder / "journey.json",
+        "METRIC": suite.folder / "metric.json",
+        "SIGNERS": suite.folder / "signers",
+        "INTERACTION.zip": suite.folder / "interaction.zip",
         # Who was forgotten by the commands before.
         "$GONE": "$(throughline forgotten -o json | grep -o '[0-9a-f]\\{32\\}' | head -n 1)",
         # Not household 1, of which other pages tell.
         "$CLIENT": "$(throughline resolve -i loyalty_card=500 -o json | grep -o '[0-9a-f]\\{32\\}' | head -n 1)",
+        "$ONE": remembered(suite.folder / "one", "resolve -i loyalty_card=77", "client_id"),
+        "$OTHER": remembered(suite.folder / "other", "resolve -i loyalty_card=78", "client_id"),
+        "$INTERACTION": remembered(suite.folder / "interaction", "history -i loyalty_card=77", "interaction_id"),
+        "$CASE": remembered(suite.folder / "case", "inbox delivery", "case_id"),
+        "$MERGE": remembered(suite.folder / "merge", f"client $(cat {suite.folder / 'one'})", "merge_id"),
+        "$TOKEN": f"$(grep token {suite.folder / 'handoff'} | cut -d '\"' -f 4)",
+        "$SCORE": "$(throughline scorecard all -o json | grep score_id | head -n 1 | cut -d '\"' -f 4)",
         ".throughline/keys.json": suite.folder / "keys.json",
         ".throughline/signing.keys": suite.folder / "signing.keys",
     }
