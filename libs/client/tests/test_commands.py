@@ -283,6 +283,11 @@ def test_figures_and_journeys(run: Run, run_until: Run, client: Throughline, tmp
     explained = parsed(run("explain-score", score["score_id"], "--evidence", "-o", "json"))
     assert len(explained["event_ids"]) == score["n"]
     assert "formula" in run("explain-score", score["score_id"]).output
+    # One id in 64 begins with a dash: it is an id all the same, and this one is nobody's.
+    unknown = run("explain-score", "-Dc9xapYBoKNucHOgASI", "-o", "json")
+    assert (unknown.exit_code, "no score has the id" in unknown.output) == (1, True), unknown.output
+    refused = run("handoff", "accept", f"--{'a' * 41}", "--channel", "store")
+    assert refused.exit_code == 1, refused.output
     shown = run("scorecards", "channel").output
     instant = shown.rpartition(" at ")[2].partition(",")[0]
     assert run("scorecards", "channel", "--as-of", instant).output == shown

@@ -25,6 +25,7 @@ from throughline_client.commands.running import (
     DIFFERENCE,
     Failure,
     Instant,
+    TakesToken,
     connected,
     one_of,
     output_option,
@@ -148,7 +149,7 @@ async def range_pack(
         )
 
 
-@audit.command("score")
+@audit.command("score", cls=TakesToken)
 @click.argument("score_id")
 @_pack_options
 @connected

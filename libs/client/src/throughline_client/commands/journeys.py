@@ -10,7 +10,7 @@ from throughline.journey.v1 import definitions_pb2, journey_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands.clients import print_context
 from throughline_client.commands.definitions import read_definition
-from throughline_client.commands.running import as_of_option, between_option, connected, output_option
+from throughline_client.commands.running import TakesToken, as_of_option, between_option, connected, output_option
 from throughline_client.commands.showing import (
     exactly,
     how_long,
@@ -203,7 +203,7 @@ async def offer(
         print_facts({"token": answer.token, "good until": when(answer.expires_at), "hand-off": answer.handoff_id})
 
 
-@handoff.command("accept")
+@handoff.command("accept", cls=TakesToken)
 @click.argument("token")
 @click.option("--channel", required=True, help="The channel that takes over.")
 @click.option("--by", default="", help="Who takes over.")

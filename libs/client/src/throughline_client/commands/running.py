@@ -6,6 +6,7 @@ import asyncio
 import functools
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -52,6 +53,7 @@ Exit codes:
 """
 
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_TOLD_WITH_A_DASH: Final = re.compile(r"-[A-Za-z0-9_-]{15,}")
 
 
 class Failure(click.ClickException):
@@ -106,6 +108,16 @@ class ErrorsAsExitCodes(click.Group):
             if failure is None:
                 raise
             raise failure from error
+
+
+class TakesToken(click.Command):
+    """Takes what a service told as an argument, where it begins with a dash, too: one in 64 does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts what is told so behind all options."""
+        names = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        told = [each for each in args if _TOLD_WITH_A_DASH.fullmatch(each) and each not in names]
+        return super().parse_args(ctx, [*(each for each in args if each not in told), *(("--", *told) if told else ())])
 
 
 class Addresses(click.ParamType[tuple[str, str]]):

@@ -9,7 +9,7 @@ import click
 from throughline.scoring.v1 import events_pb2, metrics_pb2, scoring_pb2
 from throughline_client.client import Throughline
 from throughline_client.commands.definitions import read_definition
-from throughline_client.commands.running import as_of_option, between_option, connected, output_option
+from throughline_client.commands.running import TakesToken, as_of_option, between_option, connected, output_option
 from throughline_client.commands.showing import (
     exactly,
     plain,
@@ -165,7 +165,7 @@ def _brief(score: events_pb2.Score) -> str:
     return f"{_figure(score.value)}{unit} (n {score.n:,})"
 
 
-@click.command("explain-score")
+@click.command("explain-score", cls=TakesToken)
 @click.argument("score_id")
 @click.option("--evidence", is_flag=True, help="Also every event id that it stands on, one a line.")
 @output_option
