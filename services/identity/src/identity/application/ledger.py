@@ -73,6 +73,19 @@ class Table(Generic[Row]):
             yield key, self.decode(raw)
 
 
+class Tables:
+    """The tables that are read, each as it stands in one consistent view."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.clients = Table(reader, CLIENTS, ClientRow)
+        self.personas = Table(reader, PERSONAS, PersonaRow)
+        self.identifiers = Table(reader, IDENTIFIERS, IdentifierRow)
+        self.merges = Table(reader, MERGES, MergeRow)
+        self.proposals = Table(reader, PROPOSALS, ProposalRow)
+        self.consents = Table(reader, CONSENTS, ConsentRow)
+        self.forgettings = Table(reader, FORGETTINGS, ForgettingRow)
+
+
 class WorkingTable(Generic[Row]):
     """Rows that one transaction works on. Scanning a table that is worked on needs a flush first."""
 

@@ -9,13 +9,12 @@ from typing import Final
 
 from identity.application import messages, records
 from identity.application.explanations import sentence
-from identity.application.ledger import Table, stream_of
+from identity.application.ledger import Tables, stream_of
 from identity.application.records import (
     ClientRow,
     ForgettingRow,
     IdentifierRow,
     MergeRow,
-    PersonaRow,
     ProposalRow,
     present_client,
 )
@@ -96,9 +95,7 @@ class Queries:
     def __init__(self, reader: Reader, as_of: int = 0) -> None:
         self._reader = reader
         self._tables = tables_at(reader, as_of)
-        self._clients = Table(reader, records.CLIENTS, ClientRow)
-        self._personas = Table(reader, records.PERSONAS, PersonaRow)
-        self._identifiers = Table(reader, records.IDENTIFIERS, IdentifierRow)
+        self._present = Tables(reader)
 
     @property
     def commit(self) -> Commit:
@@ -150,7 +147,7 @@ class Queries:
         persona_id = self._reader.get(records.INTERACTIONS, interaction_id)
         if persona_id is None:
             raise InteractionNotFoundError(interaction_id.hex())
-        persona = self._personas.get(persona_id)
+        persona = self._present.personas.get(persona_id)
         if persona is None:
             raise ClientForgottenError((self._reader.get(records.FORGOTTEN, persona_id) or b"").hex())
         wanted = interaction_id.hex()
@@ -214,13 +211,13 @@ class Queries:
 
     def forgotten(self, client_id: bytes) -> list[bytes]:
         """The personas that a forgotten client, or one of its aliases, was forgotten with."""
-        row = self._clients.get(client_id)
+        row = self._present.clients.get(client_id)
         gone = {client_id} if row is None or not row.parent else {client_id, row.parent}
         return [persona for persona, client in self._reader.scan(records.FORGOTTEN) if client in gone]
 
     def forgettings_of(self, client_id: bytes) -> list[tuple[Recorded, pb.ClientForgotten]]:
         """The events by which a client, or the one that an alias belonged to, was forgotten, oldest first."""
-        row = self._clients.get(client_id)
+        row = self._present.clients.get(client_id)
         return self._forgotten_events({client_id} if row is None or not row.parent else {client_id, row.parent})
 
     def forgotten_personas(self) -> set[bytes]:
@@ -292,7 +289,7 @@ class Queries:
         return self._of_interactions(interaction_ids)
 
     def _of_client(self, client_id: bytes) -> list[Recorded]:
-        row = self._clients.get(client_id)
+        row = self._present.clients.get(client_id)
         if row is None:
             return []
         try:
@@ -302,7 +299,7 @@ class Queries:
         else:
             ids, personas = [present, *self._client(present).aliases], self._tables.members(present)
         presented = {each.hash for persona in personas.values() for each in persona.identifiers}
-        own = [key for key, each in self._identifiers.get_many(presented).items() if each.client in ids]
+        own = [key for key, each in self._present.identifiers.get_many(presented).items() if each.client in ids]
         streams = self._reader.read_streams(
             [
                 *(stream_of("client", each) for each in ids),

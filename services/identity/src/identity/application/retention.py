@@ -7,6 +7,7 @@ from typing import Final
 
 from identity.application.ledger import Table, stream_of
 from identity.application.messages import RETENTION_RULES_PUBLISHED, retention_from, retention_message
+from identity.application.publishing import published_by, put_into_force
 from identity.application.queries import Queries
 from identity.application.records import CLIENTS, LIVE, RETENTION, RULES, ClientRow
 from identity.domain.refusals import RulesChangedError
@@ -28,11 +29,10 @@ _STREAM: Final = stream_of("retention", b"")
 def retention_in_force(reader: Reader, as_of: int = 0) -> RetentionRules:
     """What was published last, by an instant (microseconds, 0: now); none where nothing was."""
     if as_of:
-        position = reader.commit_at(as_of).position
-        published = [each for each in reader.read_stream(_STREAM) if each.position <= position]
-        if not published:
+        published = published_by(reader, _STREAM, as_of)
+        if published is None:
             return NO_RETENTION
-        return retention_from(pb.RetentionRulesPublished.FromString(published[-1].payload).rules)
+        return retention_from(pb.RetentionRulesPublished.FromString(published).rules)
     raw = reader.get(RULES, RETENTION)
     return NO_RETENTION if raw is None else retention_from(rules_pb2.RetentionRules.FromString(raw))
 
@@ -46,22 +46,18 @@ def next_retention(reader: Reader, rules: RetentionRules) -> RetentionRules:
     return RetentionRules(version, rules.rules)
 
 
-def publish_retention(tx: Transaction, rules: RetentionRules, published_by: str) -> None:
+def publish_retention(tx: Transaction, rules: RetentionRules, by: str) -> None:
     """Puts rules into force; the stream's version is that of the rules."""
     message = retention_message(rules)
-    tx.append(
-        [
-            NewEvent(
-                stream_id=_STREAM,
-                version=rules.version,
-                type=RETENTION_RULES_PUBLISHED,
-                payload=pb.RetentionRulesPublished(rules=message, published_by=published_by).SerializeToString(),
-                occurred_at=tx.now,
-                event_id=stream_of("retention", str(rules.version).encode()),
-            )
-        ]
+    event = NewEvent(
+        stream_id=_STREAM,
+        version=rules.version,
+        type=RETENTION_RULES_PUBLISHED,
+        payload=pb.RetentionRulesPublished(rules=message, published_by=by).SerializeToString(),
+        occurred_at=tx.now,
+        event_id=stream_of("retention", str(rules.version).encode()),
     )
-    tx.put(RULES, RETENTION, message.SerializeToString(deterministic=True))
+    put_into_force(tx, RETENTION, message, event)
 
 
 class Retention:

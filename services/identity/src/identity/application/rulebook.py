@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from identity.application.ledger import stream_of
 from identity.application.messages import RULES_PUBLISHED, rules_from, rules_message
+from identity.application.publishing import published_by, put_into_force
 from identity.application.records import RULES
 from identity.domain.rules import SHIPPED_RULES, Rules, RuleSet
 from throughline.identity.v1 import events_pb2 as pb
@@ -40,9 +41,8 @@ class Rulebook:
         """The rules that were in force at an instant (microseconds, 0: now); none before the first were installed."""
         if not as_of:
             return self.current(reader)
-        position = reader.commit_at(as_of).position
-        published = [each for each in reader.read_stream(_STREAM) if each.position <= position]
-        rules = pb.RulesPublished.FromString(published[-1].payload).rules if published else rules_pb2.RuleSet()
+        published = published_by(reader, _STREAM, as_of)
+        rules = rules_pb2.RuleSet() if published is None else pb.RulesPublished.FromString(published).rules
         return self.compile(rules_from(rules))
 
     def compile(self, rule_set: RuleSet) -> Rules:
@@ -64,22 +64,18 @@ class Rulebook:
         if tx.get(RULES, _CURRENT) is None:
             self.publish(tx, SHIPPED_RULES, "shipped")
 
-    def publish(self, tx: Transaction, rule_set: RuleSet, published_by: str) -> Rules:
+    def publish(self, tx: Transaction, rule_set: RuleSet, by: str) -> Rules:
         """Puts rules into force; the stream's version is that of the rules."""
         message = rules_message(rule_set)
-        tx.append(
-            [
-                NewEvent(
-                    stream_id=_STREAM,
-                    version=rule_set.version,
-                    type=RULES_PUBLISHED,
-                    payload=pb.RulesPublished(rules=message, published_by=published_by).SerializeToString(),
-                    occurred_at=tx.now,
-                    event_id=rules_event_id(rule_set.version),
-                )
-            ]
+        event = NewEvent(
+            stream_id=_STREAM,
+            version=rule_set.version,
+            type=RULES_PUBLISHED,
+            payload=pb.RulesPublished(rules=message, published_by=by).SerializeToString(),
+            occurred_at=tx.now,
+            event_id=rules_event_id(rule_set.version),
         )
-        tx.put(RULES, _CURRENT, message.SerializeToString(deterministic=True))
+        put_into_force(tx, _CURRENT, message, event)
         return self.current(tx)
 
 

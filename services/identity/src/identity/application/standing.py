@@ -10,14 +10,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from identity.application import messages, records
-from identity.application.ledger import Row, Table, stream_of
+from identity.application.ledger import Row, Table, Tables, stream_of
 from identity.application.records import (
     ClientRow,
-    ConsentRow,
     ForgettingRow,
     IdentifierRow,
     MergeRow,
-    PersonaRow,
     ProposalRow,
     until_key,
 )
@@ -43,13 +41,7 @@ class Present:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._clients = Table(reader, records.CLIENTS, ClientRow)
-        self._personas = Table(reader, records.PERSONAS, PersonaRow)
-        self._identifiers = Table(reader, records.IDENTIFIERS, IdentifierRow)
-        self._merges = Table(reader, records.MERGES, MergeRow)
-        self._proposals = Table(reader, records.PROPOSALS, ProposalRow)
-        self._consents = Table(reader, records.CONSENTS, ConsentRow)
-        self._forgettings = Table(reader, records.FORGETTINGS, ForgettingRow)
+        self._tables = Tables(reader)
 
     def commit(self) -> Commit:
         """The commit that the answers stand on."""
@@ -57,38 +49,40 @@ class Present:
 
     def client(self, client_id: bytes) -> ClientRow | None:
         """What an id means, None where it was not given out."""
-        return self._clients.get(client_id)
+        return self._tables.clients.get(client_id)
 
     def identifiers(self, keys: Collection[bytes]) -> dict[bytes, IdentifierRow]:
         """Those of the identifiers that were seen."""
-        return self._identifiers.get_many(keys)
+        return self._tables.identifiers.get_many(keys)
 
     def members(self, client_id: bytes) -> dict[bytes, Member]:
         """The personas of a client (no alias)."""
-        found = self._personas.get_many(self._suffixes(records.MEMBERS, client_id))
+        found = self._tables.personas.get_many(self._suffixes(records.MEMBERS, client_id))
         return {
             key: Member(row.identifiers, row.first.occurred_at, row.last_seen, row.count) for key, row in found.items()
         }
 
     def merges(self, client_ids: Iterable[bytes]) -> dict[bytes, MergeRow]:
         """The merges of any of the ids."""
-        return self._merges.get_many(self._merge_ids(client_ids))
+        return self._tables.merges.get_many(self._merge_ids(client_ids))
 
     def proposals_of(self, client_id: bytes) -> dict[bytes, ProposalRow]:
         """The merges of a client (no alias) that wait for a person."""
-        return self._proposals.get_many(set(self._suffixes(records.CLIENT_PROPOSALS, client_id)))
+        return self._tables.proposals.get_many(set(self._suffixes(records.CLIENT_PROPOSALS, client_id)))
 
     def proposals(self, after: bytes, size: int) -> list[tuple[bytes, ProposalRow]]:
         """Merges that wait for a person, by id, at most `size`, behind `after`."""
-        return list(self._proposals.scan(after=after, limit=size))
+        return list(self._tables.proposals.scan(after=after, limit=size))
 
     def scheduled(self, after: bytes, size: int) -> list[tuple[bytes, ForgettingRow]]:
         """Clients that are to be forgotten, by id, at most `size`, behind `after`."""
-        return list(self._forgettings.scan(after=after, limit=size))
+        return list(self._tables.forgettings.scan(after=after, limit=size))
 
     def consents(self, client_ids: Iterable[bytes]) -> Consents:
         """What holds of all that was said under any of these ids of one client."""
-        return Consents.of(row.word(key) for client_id in client_ids for key, row in self._consents.scan(client_id))
+        return Consents.of(
+            row.word(key) for client_id in client_ids for key, row in self._tables.consents.scan(client_id)
+        )
 
     def streams(self, stream_ids: Collection[bytes]) -> dict[bytes, list[Recorded]]:
         """Streams of the log; those without events are left out."""
@@ -124,7 +118,7 @@ class Earlier(Present):
         opened = self._reader.read_stream(stream_of("client", client_id), limit=1)
         if not opened or opened[0].position > self._commit.position:
             return None
-        row = self._then(self._clients, records.CLIENTS_UNTIL, client_id) or now
+        row = self._then(self._tables.clients, records.CLIENTS_UNTIL, client_id) or now
         return msgspec.structs.replace(row, aliases=tuple(each for each in row.aliases if not self._is_gone(each)))
 
     def identifiers(self, keys: Collection[bytes]) -> dict[bytes, IdentifierRow]:
@@ -133,7 +127,7 @@ class Earlier(Present):
         found: dict[bytes, IdentifierRow] = {}
         for key in keys:
             if stream_of("identifier", key) in seen:
-                row = self._then(self._identifiers, records.IDENTIFIERS_UNTIL, key)
+                row = self._then(self._tables.identifiers, records.IDENTIFIERS_UNTIL, key)
                 if row is not None and not (row.client and self._is_gone(row.client)):
                     found[key] = row
         return found
@@ -142,7 +136,7 @@ class Earlier(Present):
         """The personas that a client had."""
         candidates = {*self._suffixes(records.MEMBERS, client_id), *self._suffixes(records.FORMER_MEMBERS, client_id)}
         # Who is forgotten has no row any more.
-        rows = self._personas.get_many(candidates)
+        rows = self._tables.personas.get_many(candidates)
         streams = self.streams([stream_of("persona", each) for each in rows])
         found: dict[bytes, Member] = {}
         for persona_id, row in rows.items():
@@ -154,21 +148,21 @@ class Earlier(Present):
 
     def merges(self, client_ids: Iterable[bytes]) -> dict[bytes, MergeRow]:
         """The merges of any of the ids that were announced by then, undone where they were undone by then."""
-        return self._those(self._merges, records.MERGES_UNTIL, self._merge_ids(client_ids))
+        return self._those(self._tables.merges, records.MERGES_UNTIL, self._merge_ids(client_ids))
 
     def proposals_of(self, client_id: bytes) -> dict[bytes, ProposalRow]:
         """The merges of a client (no alias) that waited for a person."""
         tables = (records.CLIENT_PROPOSALS, records.FORMER_PROPOSALS)
         ids = {merge for table in tables for merge in self._suffixes(table, client_id)}
-        return self._those(self._proposals, records.PROPOSALS_UNTIL, ids)
+        return self._those(self._tables.proposals, records.PROPOSALS_UNTIL, ids)
 
     def proposals(self, after: bytes, size: int) -> list[tuple[bytes, ProposalRow]]:
         """Merges that waited for a person. Looks at all that ever did, up to the last one given."""
-        return list(islice(self._all(self._proposals, records.PROPOSALS_UNTIL, after), size))
+        return list(islice(self._all(self._tables.proposals, records.PROPOSALS_UNTIL, after), size))
 
     def scheduled(self, after: bytes, size: int) -> list[tuple[bytes, ForgettingRow]]:
         """Clients that were to be forgotten, and were not since. Looks at all that ever were, up to the last one."""
-        return list(islice(self._all(self._forgettings, records.FORGETTINGS_UNTIL, after), size))
+        return list(islice(self._all(self._tables.forgettings, records.FORGETTINGS_UNTIL, after), size))
 
     def consents(self, client_ids: Iterable[bytes]) -> Consents:
         """What held of all that was said by then."""

@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from identity.application import records
-from identity.application.ledger import Table
+from identity.application.ledger import Tables
 from identity.application.messages import retention_from, rules_from
 from identity.application.records import (
     ClientRow,
-    ConsentRow,
-    ForgettingRow,
-    IdentifierRow,
-    MergeRow,
-    PersonaRow,
-    ProposalRow,
 )
 from identity.domain import state
 from identity.domain.retention import RetentionRules
@@ -31,13 +25,7 @@ class LiveState:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._clients = Table(reader, records.CLIENTS, ClientRow)
-        self._personas = Table(reader, records.PERSONAS, PersonaRow)
-        self._identifiers = Table(reader, records.IDENTIFIERS, IdentifierRow)
-        self._merges = Table(reader, records.MERGES, MergeRow)
-        self._proposals = Table(reader, records.PROPOSALS, ProposalRow)
-        self._consents = Table(reader, records.CONSENTS, ConsentRow)
-        self._forgettings = Table(reader, records.FORGETTINGS, ForgettingRow)
+        self._tables = Tables(reader)
 
     def aggregates(self) -> Iterator[tuple[str, bytes]]:
         """Everything: (key, canonical JSON) in key order."""
@@ -51,19 +39,19 @@ class LiveState:
         kind, _, name = key.partition(".")
         if kind == "client" and is_hex_id(name):
             client_id = bytes.fromhex(name)
-            row = self._clients.get(client_id)
+            row = self._tables.clients.get(client_id)
             return None if row is None or row.state != records.LIVE else canonical_json(self._client(client_id, row))
         return next((canonical_json(value) for each, value in self._others() if each == key), None)
 
     def _all(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for client_id, row in self._clients.scan():
+        for client_id, row in self._tables.clients.scan():
             if row.state == records.LIVE:
                 yield state.CLIENT + client_id.hex(), self._client(client_id, row)
         yield from self._others()
 
     def _client(self, client_id: bytes, row: ClientRow) -> dict[str, Any]:
         members = [key[16:] for key, _ in self._reader.scan(records.MEMBERS, prefix=client_id)]
-        personas = self._personas.get_many(members)
+        personas = self._tables.personas.get_many(members)
         tally: Tally = EMPTY
         presented: set[bytes] = set()
         for each in personas.values():
@@ -76,20 +64,20 @@ class LiveState:
             personas=personas,
             identifiers=[
                 OwnedIdentifier(each.type, key, each.identifies_person)
-                for key, each in self._identifiers.get_many(presented).items()
+                for key, each in self._tables.identifiers.get_many(presented).items()
                 if each.client == client_id
             ],
             interactions=tally,
         )
 
     def _others(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for key, row in self._consents.scan():
+        for key, row in self._tables.consents.scan():
             yield f"{state.CONSENT}{key[:16].hex()}.{key[16:].hex()}", state.consent_state(row.word(key))
-        for key, row in self._merges.scan():
+        for key, row in self._tables.merges.scan():
             if row.manual != row.undone:
                 yield state.DECISION + key.hex(), state.decision_state(row.personas, joined=row.manual)
         yield from self._going()
-        for key, row in self._proposals.scan():
+        for key, row in self._tables.proposals.scan():
             yield state.PROPOSAL + key.hex(), state.proposal_state(row.client, row.other)
         retention = self._reader.get(records.RULES, records.RETENTION)
         if retention is not None:
@@ -97,12 +85,12 @@ class LiveState:
         raw = self._reader.get(records.RULES, b"current")
         if raw is not None:
             yield state.RULES, published_rules(rules_from(rules_pb2.RuleSet.FromString(raw)))
-        for key, row in self._identifiers.scan():
+        for key, row in self._tables.identifiers.scan():
             if row.reason:
                 yield state.UNLINKED + key.hex(), state.unlinked_state(row.type, row.reason)
 
     def _going(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for client_id, row in self._forgettings.scan():
+        for client_id, row in self._tables.forgettings.scan():
             yield (
                 state.FORGETTING + client_id.hex(),
                 state.forgetting_state(reason=row.reason, decided_by=row.decided_by, due_at=row.due_at),
