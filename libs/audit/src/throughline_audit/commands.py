@@ -27,9 +27,9 @@ from throughline_client.commands.running import (
     Instant,
     TakesToken,
     connected,
-    one_of,
     output_option,
     tell,
+    whom,
 )
 from throughline_client.commands.showing import exactly, gathering, plain, print_json, when
 from throughline_client.endpoints import SERVICES
@@ -92,9 +92,7 @@ async def client_pack(
       throughline audit client 5f0c... --to EVIDENCE.zip
       throughline audit client --identifier loyalty_card=1 --as-of 2026-05-03T14:00 --to EVIDENCE.zip
     """
-    one_of(client_id, identifiers)
-    if identifiers:
-        client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
+    client_id = await whom(client, client_id, identifiers)
     async with _Making(client, since, file) as making:
         ids, parts = await making.gatherer.of_client(client_id)
         await making.write(
@@ -221,9 +219,7 @@ async def access_pack(
       throughline audit access 5f0c... --to ACCESS.zip
       throughline audit access all --to ACCESS.zip
     """
-    one_of(client_id, identifiers)
-    if identifiers:
-        client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
+    client_id = await whom(client, client_id, identifiers)
     async with _Making(client, since, file) as making:
         if client_id == "all":
             asked, parts = Asked("access", {}, wall_clock()), await making.gatherer.of_all_access()

@@ -6,7 +6,11 @@ import click
 
 from throughline_client.client import Throughline
 from throughline_client.commands.clients import Identifiers, identifier_option
-from throughline_client.commands.running import connected, output_option
+from throughline_client.commands.running import (
+    connected,
+    output_option,
+    whom,
+)
 from throughline_client.commands.showing import plain, print_line, print_table, when
 from throughline_rpc import EVERYBODY
 
@@ -30,7 +34,7 @@ async def access(client: Throughline, *, client_id: str, identifiers: Identifier
     if client_id and identifiers:
         raise click.UsageError("name the client by CLIENT_ID or by --identifier TYPE=VALUE, or nobody for all reads")
     if identifiers:
-        client_id = (await client.identity.resolve(identifiers=identifiers)).client_id
+        client_id = await whom(client, client_id, identifiers)
     found = await client.accesses(client_id)
     if output == "json":
         for service, entry in found:

@@ -17,6 +17,7 @@ from throughline_client.commands.running import (
     one_of,
     output_option,
     tell,
+    whom,
 )
 from throughline_client.commands.showing import (
     exactly,
@@ -193,11 +194,9 @@ async def history(
       throughline history 5f0c... --between 2026-04-01 2026-05-01 --as-of "2026-05-03 12:00:00"
       throughline history 5f0c... --watch --output json
     """
-    one_of(client_id, identifiers)
     if watch and (as_of or between != ALWAYS):
         raise click.UsageError("--watch shows what is new, --as-of and --between what was: choose one")
-    if not client_id:
-        client_id = (await client.identity.resolve(identifiers=identifiers, as_of=as_of)).client_id
+    client_id = await whom(client, client_id, identifiers, as_of)
     show = _print_entry if output == "json" else _echo_entry
     entries: list[journey_pb2.TimelineEntry] = []
     left_out: list[consent_pb2.LeftOut] = []

@@ -6,7 +6,13 @@ import click
 
 from throughline_client.client import Throughline
 from throughline_client.commands.clients import Identifiers, identifier_option
-from throughline_client.commands.running import Instant, as_of_option, connected, one_of, output_option
+from throughline_client.commands.running import (
+    Instant,
+    as_of_option,
+    connected,
+    output_option,
+    whom,
+)
 from throughline_client.commands.showing import plain, print_facts, print_json, print_table, when
 
 
@@ -35,8 +41,8 @@ async def show(client: Throughline, *, client_id: str, identifiers: Identifiers,
       throughline consent show -i loyalty_card=2322
       throughline consent show -i loyalty_card=2322 --as-of 2026-05-03T14:00:00+02:00
     """
-    whom = await _whom(client, client_id, identifiers, as_of)
-    found = (await client.identity.client(whom, as_of=as_of)).consents
+    client_id = await whom(client, client_id, identifiers, as_of)
+    found = (await client.identity.client(client_id, as_of=as_of)).consents
     if output == "json":
         print_json([plain(each) for each in found])
         return
@@ -79,14 +85,11 @@ async def record(
       throughline consent record measurement -i loyalty_card=2322 --grant --source store --channel store
       throughline consent record service 5f0c... --withdraw --source letter --at 2026-11-20
     """
-    whom = await _whom(client, client_id, identifiers)
-    answer = await client.identity.record_consent(whom, purpose, granted=granted, source=source, scope=scope, at=at)
+    client_id = await whom(client, client_id, identifiers)
+    answer = await client.identity.record_consent(
+        client_id, purpose, granted=granted, source=source, scope=scope, at=at
+    )
     if output == "json":
         print_json(plain(answer))
         return
-    print_facts({"client": whom, purpose: "granted" if granted else "withdrawn", "position": answer.position})
-
-
-async def _whom(client: Throughline, client_id: str, identifiers: Identifiers, as_of: int = 0) -> str:
-    one_of(client_id, identifiers)
-    return client_id or (await client.identity.resolve(identifiers=identifiers, as_of=as_of)).client_id
+    print_facts({"client": client_id, purpose: "granted" if granted else "withdrawn", "position": answer.position})

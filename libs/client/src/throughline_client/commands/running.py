@@ -330,6 +330,17 @@ def one_of(client_id: str, identifiers: tuple[interaction_pb2.Identifier, ...]) 
         raise click.UsageError("name the client either by CLIENT_ID or by --identifier TYPE=VALUE")
 
 
+async def whom(
+    client: Throughline, client_id: str, identifiers: tuple[interaction_pb2.Identifier, ...], as_of: int = 0
+) -> str:
+    """The id given, else that of the client whom the identifiers mean at an instant (microseconds, 0: now).
+
+    Raises: click.UsageError as `one_of`, RemoteRefusal where they mean nobody.
+    """
+    one_of(client_id, identifiers)
+    return client_id or (await client.identity.resolve(identifiers=identifiers, as_of=as_of)).client_id
+
+
 def tell(message: str) -> None:
     """Says something to the person at the terminal, beside the output."""
     click.echo(message, err=True)
