@@ -23,7 +23,7 @@ from throughline_replay.comparing import Comparison
 from throughline_replay.folding import Folded, Folding, fold_each
 from throughline_replay.histories import HistoryEntry, client_history, interaction_history
 from throughline_replay.replaying import SERVICES, make_folds
-from throughline_replay.sources import ServiceLog
+from throughline_replay.sources import ServiceLog, said
 from throughline_replay.units import DerivationError, StoreAwayError
 from throughline_rpc import Caller
 
@@ -161,7 +161,7 @@ def _logs(data: Path | None, from_files: bool, caller: Caller) -> Generator[_Log
         except DerivationError as error:
             raise click.ClickException(str(error)) from error
         except grpc.RpcError as error:
-            raise _AwayError(_said(error)) from error
+            raise _AwayError(said(error)) from error
 
 
 def _file(folder: Path, service: str) -> Path:
@@ -281,12 +281,6 @@ def _write(text: str, target: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         target.write_text(text)
-
-
-def _said(error: grpc.RpcError) -> str:
-    if isinstance(error, grpc.Call):
-        return f"{error.code().name}: {error.details()}"
-    return str(error)
 
 
 class _AwayError(click.ClickException):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from throughline_replay.comparing import Comparison, compare_client, compare_wit
 from throughline_replay.deriving import Progress
 from throughline_replay.parallel import each_apart
 from throughline_replay.replaying import Replayed, code_of, make_folds
-from throughline_replay.sources import EventSource, ServiceLog, StoredLog
+from throughline_replay.sources import EventSource, ServiceLog, StoredLog, said
 from throughline_replay.units import StoreAwayError
 from throughline_rpc import IN_THE_CLEAR, CallerCredentials
 
@@ -136,8 +137,7 @@ def _told_by(service: str) -> Generator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
-        raise StoreAwayError(f"{service}: {said}") from error
+        raise StoreAwayError(f"{service}: {said(error)}") from error
 
 
 class _Keeping:
@@ -146,8 +146,14 @@ class _Keeping:
     def __init__(self, asked: Folding, source: EventSource) -> None:
         self._file = asked.kept
         self._source = source
-        self._of = (code_of(asked.service), str(asked.file or asked.address), asked.as_of)
+        self._asked = asked
         self._next = time.monotonic() + KEEP_SECONDS
+
+    @cached_property
+    def _of(self) -> tuple[str, str, int]:
+        """Code, log and instant. Found out where something is kept or was: naming the code reads all of it."""
+        asked = self._asked
+        return code_of(asked.service), str(asked.file or asked.address), asked.as_of
 
     def resumed(self) -> Replayed | None:
         """The fold as it was kept; none where nothing was, or it was of something else."""

@@ -64,6 +64,11 @@ class MovingStateError(RuntimeError):
     """The live state would not hold still while it was read page by page."""
 
 
+def said(error: grpc.RpcError) -> str:
+    """What a service, or the way to it, says of a call that failed."""
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+
+
 class ServiceLog:
     """A running service's log and live state, over gRPC. Close it, or use it in a `with`.
 
