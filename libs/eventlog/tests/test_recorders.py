@@ -18,7 +18,7 @@ from throughline_testkit import PostgresServer
 # library's other cipher has the same name and does for importing them.
 sys.modules.setdefault("eventsourcing.cipher", eventsourcing.cryptography)
 
-from eventsourcing.tests import persistence as library  # noqa: E402
+from eventsourcing.tests import persistence as library  # noqa: E402 -- after what it needs set
 
 
 class SQLiteCase:

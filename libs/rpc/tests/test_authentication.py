@@ -471,7 +471,7 @@ async def test_a_certificate_that_expired_opens_nothing_over_a_connection_that_i
     server = Mounted(tmp_path / "server").put(ours.issue("server"), ours)
     caller = Mounted(tmp_path / "caller")
     caller.put(ours.issue("desk", uris=["urn:throughline:role:auditor"], lifetime=timedelta(seconds=2)), ours)
-    files: Callable[[Mounted], TlsFiles] = lambda at: TlsFiles(at.certificate, at.key, at.ca)  # noqa: E731
+    files: Callable[[Mounted], TlsFiles] = lambda at: TlsFiles(at.certificate, at.key, at.ca)  # noqa: E731 -- said once
     settings = AuthenticationSettings(certificates=True)
     async with (
         serving(settings, tls=files(server), require_client_certificates=True) as host,

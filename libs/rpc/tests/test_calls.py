@@ -108,7 +108,7 @@ async def test_answers_before_a_refusal_arrive(channel: grpc.aio.Channel) -> Non
     seen: list[int] = []
     with pytest.raises(grpc.aio.AioRpcError):  # noqa: PT012 -- what came before the error counts
         async for response in call:
-            seen.append(response.events[0].position)  # noqa: PERF401
+            seen.append(response.events[0].position)  # noqa: PERF401 -- what came before the error counts
     assert seen == [1, 2, 3]
 
 

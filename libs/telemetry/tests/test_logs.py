@@ -71,7 +71,7 @@ def test_personal_values_stay_out_at_any_depth(lines: io.BytesIO) -> None:
 def test_a_stack_is_logged_without_addresses(lines: io.BytesIO) -> None:
     """An exception's own words may quote what somebody typed."""
     try:
-        raise ValueError("no client for anna@firma.de")  # noqa: TRY301
+        raise ValueError("no client for anna@firma.de")  # noqa: TRY301 -- what is logged is the error's own stack
     except ValueError:
         logger().exception("failed")
     (line,) = read(lines)
@@ -84,7 +84,7 @@ def test_libraries_log_in_the_same_form(lines: io.BytesIO) -> None:
     """What nats, grpc and asyncio say is JSON too, redacted too, with the logger's name."""
     logging.getLogger("nats.client").warning("reconnect for %s", "anna@firma.de")
     try:
-        raise OSError("disk full")  # noqa: TRY301
+        raise OSError("disk full")  # noqa: TRY301 -- what is logged is the error's own stack
     except OSError:
         logging.getLogger("throughline_eventlog.writer").exception("the writer failed")
     first, second = read(lines)

@@ -325,9 +325,9 @@ def open_store(
     names = checked_tables(tables)
     # Each store is imported only where it is chosen.
     if settings.module == SQLITE:
-        from throughline_eventlog.sqlite import SQLiteStore  # noqa: PLC0415
+        from throughline_eventlog.sqlite import SQLiteStore  # noqa: PLC0415 -- the other store's driver stays out
 
         return SQLiteStore.open(settings, names, clock, schemas)
-    from throughline_eventlog.postgres import PostgresStore  # noqa: PLC0415
+    from throughline_eventlog.postgres import PostgresStore  # noqa: PLC0415 -- the other store's driver stays out
 
     return PostgresStore.open(settings, names, clock, schemas)

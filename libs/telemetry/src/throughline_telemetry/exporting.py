@@ -72,7 +72,7 @@ def configure_tracing(
     )
     if collector:
         # Imported only where used: it costs 20 MB and 100 ms.
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 -- only who exports needs it
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     if file:

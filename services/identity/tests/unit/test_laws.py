@@ -422,7 +422,7 @@ def test_published_rules_decide_all_history_again(
     identity.hear_one_by_one(coming)
     fresh = Identity(RuleSet(1, SHIPPED_RULES.types)).hear_one_by_one([*coming, *interactions])
     assert_announced(identity)
-    drop = lambda state: {key: value for key, value in state.items() if key != "rules"}  # noqa: E731
+    drop = lambda state: {key: value for key, value in state.items() if key != "rules"}  # noqa: E731 -- said once
     assert drop(identity.live()) == drop(fresh.live())
 
 

@@ -201,7 +201,7 @@ def test_incidents_give_their_strict_resolution_as_a_metric_of_ones_own() -> Non
 def test_coupon_redemptions_are_credited_to_the_true_campaign_as_often_as_published() -> None:
     """First and last touch among the campaigns that run at the redemption."""
     expected = answers("complete_journey")
-    day = lambda text: int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000  # noqa: E731
+    day = lambda text: int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000  # noqa: E731 -- said once
     campaigns = {row["campaign_id"]: row for row in rows("complete_journey", "campaign_descriptions.csv.gz")}
     touches: dict[str, list[Contact]] = defaultdict(list)
     for row in rows("complete_journey", "campaigns.csv.gz"):

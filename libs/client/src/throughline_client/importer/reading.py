@@ -104,7 +104,7 @@ def open_table(path: Path, spec: FileSpec) -> Table:
 def _parquet(path: Path, spec: FileSpec) -> Table:
     try:
         # Arrow is bigger than all the rest of the command: images go without.
-        from throughline_client.importer.parquet import ParquetTable  # noqa: PLC0415
+        from throughline_client.importer.parquet import ParquetTable  # noqa: PLC0415 -- Arrow is large, and not everywhere
     except ModuleNotFoundError as missing:
         if missing.name != "pyarrow":
             raise
