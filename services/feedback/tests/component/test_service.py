@@ -323,9 +323,11 @@ async def test_killed_while_consuming_it_has_everything_once(
         reached = await eventually(lambda low=before: (now := position()) > low and now, deadline=60)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with (tmp_path / "feedback.log").open("ab") as output:
+    log = tmp_path / "last.log"
+    with log.open("ab") as output:
         process = started(environment, output)
-    await eventually(lambda: position() == 3_000, deadline=90)
+    # The one before may have come to the end: told to stop before it listens, a process would just be gone.
+    await eventually(lambda: position() == 3_000 and b"listening" in log.read_bytes(), deadline=90)
     process.terminate()
     assert process.wait(30) == 0
     from feedback_world import ALL_TABLES
