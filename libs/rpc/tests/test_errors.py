@@ -128,6 +128,17 @@ def test_what_cannot_be_read_is_left_out() -> None:
     assert (remote.code, remote.message, remote.reason) == (grpc.StatusCode.INTERNAL, "x", "")
 
 
+def test_a_stream_that_ended_under_a_write_is_a_connection_that_ended() -> None:
+    """What gRPC's client puts over the true status is worth another try; what a service calls internal is not."""
+
+    def internal(details: str) -> RemoteRefusal:
+        nothing = grpc.aio.Metadata()
+        return decode_error(grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, details=details))
+
+    assert internal("Internal error from Core").code is grpc.StatusCode.UNAVAILABLE
+    assert internal("something unexpected").code is grpc.StatusCode.INTERNAL
+
+
 def test_the_reasons_given_here_are_in_the_contract() -> None:
     """What the host, the log service and the proof service refuse with is named for callers."""
     named = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.keys()}  # noqa: SIM118 -- a protobuf enum

@@ -125,6 +125,12 @@ class RemoteRefusal(Exception):  # noqa: N818 -- the counterpart of the kernel's
         return self.metadata.get("error_id", "")
 
 
+_WRITTEN_TOO_LATE: Final = "Internal error from Core"
+"""What grpc.aio itself says where a stream ended under a write: it loses the status that the stream ended with
+(https://github.com/grpc/grpc/issues/36066), which was the connection's, mostly. No service of ours says it.
+"""
+
+
 class _Failed(Protocol):
     """What grpc.aio.AioRpcError and the errors of synchronous calls have in common."""
 
@@ -139,6 +145,9 @@ def decode_error(error: grpc.RpcError) -> RemoteRefusal:
     """
     failed = cast("_Failed", error)
     decoded = RemoteRefusal(failed.code(), failed.details() or "")
+    if decoded.code is grpc.StatusCode.INTERNAL and decoded.message == _WRITTEN_TOO_LATE:
+        decoded.code = grpc.StatusCode.UNAVAILABLE
+        decoded.message = "the connection ended while something was written to it"
     for key, value in failed.trailing_metadata() or ():
         if key != DETAILS_KEY or not isinstance(value, bytes):
             continue

@@ -121,7 +121,8 @@ async def test_a_process_that_is_back_overtakes_nothing(reading: ReadingProcess,
     read_here = here.request
 
     def held(kind: Request, raw: bytes, now: int) -> RequestRead:
-        assert gate.wait(10)
+        # Longer than the new process may take to come.
+        assert gate.wait(60)
         return read_here(kind, raw, now)
 
     ended: list[str] = []
