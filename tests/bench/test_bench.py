@@ -31,9 +31,10 @@ from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc
 from throughline.journey.v1 import journey_pb2
 from throughline_client.endpoints import SERVICES
 from throughline_client.installation import KEYS_FILE, Installation
-from throughline_client.sdk.settling import UPSTREAMS, taken_of
+from throughline_client.sdk.settling import taken_of
 from throughline_client.suite.suite import Suite
 from throughline_eventlog import StoreSettings, open_store
+from throughline_kernel import UPSTREAMS
 from throughline_replay import StoredLog, Unit, derive, make_folds, replay_log
 from throughline_replay.units import derivable
 from throughline_rpc import open_channel

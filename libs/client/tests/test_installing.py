@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES
 from throughline_client.preparing import BESIDE
-from throughline_eventlog import Connection, NatsServer, StoreSettings, open_store
+from throughline_eventlog import Connection, NatsServer, StoreSettings, all_rights, open_store, server_lines, user_of
 from throughline_eventlog.durability import AwayError, postgres_flaw, server_findings, server_flaw
 from throughline_eventlog.nats_server import free_port
 from throughline_eventlog.streams import stream_config
@@ -105,7 +105,7 @@ def test_what_keeps_everything_passes(environment: dict[str, str]) -> None:
     assert result.exit_code == 0, result.output
     assert "fsync=on, synchronous_commit=on, full_page_writes=on" in " ".join(result.output.split())
     assert "synced always" in result.output
-    assert len(found()) == len(SERVICES) + 2
+    assert len(found()) == 2 * len(SERVICES) + 1
     assert run("preflight", "--least-standbys", "1").exit_code == 1
 
 
@@ -146,6 +146,35 @@ def test_a_stream_that_forgets_is_refused(environment: dict[str, str], bus: Bus)
     assert result.exit_code == 1
     assert f"nats stream edit {prefix}_IDENTITY_0" in result.stderr
     assert found("--service", "journey")[f"stream {prefix}_JOURNEY_PROOFS_0"]["flaw"] == ""
+
+
+def test_a_user_who_may_not_do_what_its_service_needs_is_refused(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By each service's own user: what is missing is named, with the service and the remedy; nothing else is wrong."""
+    prefix = environment["THROUGHLINE_STREAM_PREFIX"]
+    rights = [
+        replace(each, publish=each.publish[1:]) if each.service == "journey" else each
+        for each in all_rights(prefix=prefix)
+    ]
+    port = free_port()
+    users = server_lines(rights, {service: f'"{service}"' for service in SERVICES})
+    for service in SERVICES:
+        monkeypatch.setenv(f"{service.upper()}_NATS_USER", user_of(service, prefix))
+        monkeypatch.setenv(f"{service.upper()}_NATS_PASSWORD", service)
+    with NatsServer(tmp_path / "nats", more=f'http: "127.0.0.1:{port}"\n{users}') as server:
+        monkeypatch.setenv("THROUGHLINE_NATS_URL", server.url)
+        result = run("preflight", "--monitor", f"http://127.0.0.1:{port}")
+        assert result.exit_code == 1
+        assert f"may not publish to {prefix.lower()}.journey.v1.0: `throughline bus permissions" in result.stderr
+        assert f"for journey as user '{prefix.lower()}_journey'" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        monkeypatch.setenv("SCORING_NATS_PASSWORD", "guessed")
+        result = run("preflight", "--monitor", f"http://127.0.0.1:{port}", "--service", "scoring")
+        assert result.exit_code == 3
+        assert f"the bus does not let in user '{prefix.lower()}_scoring'" in result.stderr
+        allowed = run("preflight", "--monitor", f"http://127.0.0.1:{port}", "--service", "identity")
+        assert allowed.exit_code == 0, allowed.output
 
 
 def test_without_the_servers_own_word_nothing_is_entrusted(

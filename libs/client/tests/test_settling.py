@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline_client.endpoints import SERVICES
-from throughline_client.sdk.settling import UPSTREAMS, Behind, behind
+from throughline_client.sdk.settling import Behind, behind
+from throughline_kernel import UPSTREAMS
 
 
 def checkpoints(**taken: int) -> dict[str, eventlog_pb2.GetCheckpointResponse]:

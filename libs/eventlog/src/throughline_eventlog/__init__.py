@@ -21,6 +21,15 @@ from throughline_eventlog.errors import (
 from throughline_eventlog.garbage import collecting_seldom
 from throughline_eventlog.observing import BatchKind, Observer
 from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
+from throughline_eventlog.rights import (
+    BusRights,
+    all_rights,
+    inbox_of,
+    relayed_logs,
+    rights_of,
+    server_lines,
+    user_of,
+)
 from throughline_eventlog.schemas import SCHEMAS, Schemas, Upcaster
 from throughline_eventlog.settings import StoreSettings
 from throughline_eventlog.steps import Step, note_step, read_steps
@@ -38,7 +47,7 @@ from throughline_eventlog.streams import stream_name, subject_name
 from throughline_eventlog.writer import Work, Writer
 
 if TYPE_CHECKING:
-    from throughline_eventlog.bus import BusAwayError, BusError, Connection
+    from throughline_eventlog.bus import BusAwayError, BusError, BusForbiddenError, Connection
     from throughline_eventlog.bus_settings import BusSettings
     from throughline_eventlog.consumer import Consumer, Handler
     from throughline_eventlog.nats_server import NatsServer, NatsServerError
@@ -47,6 +56,7 @@ if TYPE_CHECKING:
 _AT_THE_BUS = {
     "BusAwayError": "bus",
     "BusError": "bus",
+    "BusForbiddenError": "bus",
     "BusSettings": "bus_settings",
     "Connection": "bus",
     "Consumer": "consumer",
@@ -64,6 +74,8 @@ __all__ = [
     "Bookkeeping",
     "BusAwayError",
     "BusError",
+    "BusForbiddenError",
+    "BusRights",
     "BusSettings",
     "Clock",
     "Codec",
@@ -98,14 +110,20 @@ __all__ = [
     "Upcaster",
     "Work",
     "Writer",
+    "all_rights",
     "collecting_seldom",
     "file_descriptor_set",
+    "inbox_of",
     "log_unavailable",
     "note_step",
     "open_store",
     "read_steps",
+    "relayed_logs",
+    "rights_of",
+    "server_lines",
     "stream_name",
     "subject_name",
+    "user_of",
     "wall_clock",
 ]
 

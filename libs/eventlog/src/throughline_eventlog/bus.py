@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,13 +15,15 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
+from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
 
+from throughline_eventlog.streams import API, EXPECTED_STREAM
+
 logger = logging.getLogger(__name__)
 
-API: Final = "$JS.API."
 REQUEST_TIMEOUT: Final = 5.0
 RECONNECT_SECONDS: Final = 0.5
 CONNECT_SECONDS: Final = 2
@@ -30,6 +33,12 @@ NO_MESSAGE_FOUND: Final = 10037
 WRONG_LAST_MSG_ID: Final = 10070
 WRONG_LAST_SEQUENCE: Final = 10071
 CONFIG_DIFFERS: Final = 10058
+
+INBOX: Final = "_INBOX"
+"""What the subjects begin with on which answers come, where nothing else is said."""
+# The client gives the server's words in lower case.
+_VIOLATION: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+_REMEDY: Final = "`throughline bus permissions` says what each service's user needs"
 
 
 class BusError(Exception):
@@ -46,6 +55,10 @@ class BusAwayError(BusError):
 
 class StreamGoneError(BusError):
     """No stream takes this subject."""
+
+
+class BusForbiddenError(BusError):
+    """The bus does not let this user do it; the message says what, who and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +134,8 @@ class Connection:
     """A named connection to NATS that is made again for as long as it takes.
 
     `servers` is one address or several, with commas. Use it as an async context manager, or `start` and `close`. With
-    `tls` every connection, made for the first time or again, reads its files.
+    `tls` every connection, made for the first time or again, reads its files. It signs in with a `credentials` file, or
+    as `user` with a password, and is answered on subjects below `inbox`.
     """
 
     def __init__(
@@ -131,19 +145,28 @@ class Connection:
         name: str,
         credentials: Path | None = None,
         tls: BusTls | None = None,
+        user: str = "",
+        password: str = "",
+        inbox: str = INBOX,
     ) -> None:
         given = servers.split(",") if isinstance(servers, str) else servers
         self.servers = [server.strip() for server in given if server.strip()]
         self.name = name
+        self.inbox = inbox
         self.generation = 0
         self.last_error = ""
         self._credentials = credentials
         self._tls = tls
+        self._user = user
+        self._password = password
         self._client: Client | None = None
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._on_change: dict[object, Callable[[], None]] = {}
+        self._on_refusal: dict[object, tuple[str, Callable[[BusForbiddenError], None]]] = {}
+        self._deaf: BusForbiddenError | None = None
+        self._kept_out = ""
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -153,6 +176,19 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def places(self) -> str:
+        """The servers, for people: without what one signs in with."""
+        return ", ".join(re.sub(r"//[^/@]*@", "//", server) for server in self.servers)
+
+    @property
+    def who(self) -> str:
+        """Whom the bus takes this for, for people."""
+        named = self._user or next(filter(None, (urlsplit(server).username for server in self.servers)), "")
+        if not named and self._credentials is not None:
+            named = _named_in(self._credentials)
+        return f"user {named!r}" if named else "a client without a name"
 
     @property
     def connected(self) -> bool:
@@ -204,10 +240,22 @@ class Connection:
 
         return forget
 
+    def on_refusal(self, subject: str, callback: Callable[[BusForbiddenError], None]) -> Callable[[], None]:
+        """Calls back where the bus refuses what is published to this subject, or every answer, until the returned
+        function is called. The server says so some time after the publication, which itself fails in no way.
+        """
+        token = object()
+        self._on_refusal[token] = (subject, callback)
+
+        def forget() -> None:
+            self._on_refusal.pop(token, None)
+
+        return forget
+
     async def request(
         self, subject: str, body: Mapping[str, Any] | None = None, *, timeout: float = REQUEST_TIMEOUT
     ) -> dict[str, Any]:
-        """Asks JetStream's API. Raises BusAwayError, or BusError with JetStream's own error code."""
+        """Asks JetStream's API. Raises BusAwayError, BusForbiddenError, or BusError with JetStream's own error code."""
         payload = b"" if body is None else json.dumps(body).encode()
         return await self._ask(f"{API}{subject}", payload, None, timeout)
 
@@ -216,8 +264,8 @@ class Connection:
     ) -> dict[str, Any]:
         """Stores a message in the stream of its subject and returns JetStream's acknowledgement.
 
-        Raises StreamGoneError where no stream has the subject, BusAwayError where nobody answered: the message may be
-        stored all the same.
+        Raises StreamGoneError where no stream has the subject, BusForbiddenError where this user may not, BusAwayError
+        where nobody answered: the message may be stored all the same.
         """
         return await self._ask(subject, payload, dict(headers), timeout)
 
@@ -226,9 +274,17 @@ class Connection:
     ) -> dict[str, Any]:
         client = self._client
         if client is None or not client.is_connected:
-            raise BusAwayError(f"not connected to {', '.join(self.servers)}: {self.last_error or 'no answer'}")
+            raise BusAwayError(f"not connected to {self.places}: {self.last_error or 'no answer'}")
+        if self._deaf is not None:
+            raise self._deaf
+        refused: asyncio.Future[BusForbiddenError] = asyncio.get_running_loop().create_future()
+        forget = self.on_refusal(subject, lambda error: None if refused.done() else refused.set_result(error))
+        asked = asyncio.ensure_future(client.request(subject, payload, timeout=timeout, headers=headers))
         try:
-            reply = await client.request(subject, payload, timeout=timeout, headers=headers)
+            await asyncio.wait((asked, refused), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise refused.result()
+            reply = asked.result()
         except nats.errors.NoRespondersError as error:
             # The API has nobody where JetStream is not ready; any other subject where no stream takes it.
             kind = BusAwayError if subject.startswith(API) else StreamGoneError
@@ -236,6 +292,8 @@ class Connection:
         except (TimeoutError, nats.errors.Error, OSError) as error:
             raise BusAwayError(f"no answer to {subject}: {error or type(error).__name__}") from error
         finally:
+            forget()
+            asked.cancel()
             heed_cancellation()
         answer = cast("dict[str, Any]", json.loads(reply.data))
         failed = answer.get("error")
@@ -244,6 +302,33 @@ class Connection:
             kind = StreamGoneError if code == STREAM_NOT_FOUND else BusError
             raise kind(f"{subject}: {failed.get('description', failed)}", code)
         return answer
+
+    async def refused(self, subjects: Sequence[str]) -> list[str]:
+        """Those of the subjects that the bus does not let this user publish to. A `*` in one stands for any word.
+
+        What is published to find out is refused by JetStream, or says nothing to it: nothing is stored, made or taken
+        away. Raises BusForbiddenError where no answer could be heard, BusAwayError.
+        """
+        client = await self.ready_within(REQUEST_TIMEOUT)
+        found: list[str] = []
+        forgetting: list[Callable[[], None]] = []
+        try:
+            for subject in subjects:
+                tried = subject.replace("*", "throughline-tried")
+                forgetting.append(self.on_refusal(tried, lambda _, subject=subject: found.append(subject)))
+                await client.publish(tried, b"{}", headers={EXPECTED_STREAM: "none"})
+            # The client's first ping overtakes what it has not sent yet; refusals come before the answer to the second.
+            await client.flush(timeout=int(REQUEST_TIMEOUT))
+            await client.flush(timeout=int(REQUEST_TIMEOUT))
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            raise BusAwayError(f"no answer from {self.places}: {error or type(error).__name__}") from error
+        finally:
+            for forget in forgetting:
+                forget()
+            heed_cancellation()
+        if self._deaf is not None:
+            raise self._deaf
+        return found
 
     async def stream(self, name: str) -> StreamState:
         """A stream as it stands. Raises StreamGoneError where there is none."""
@@ -292,7 +377,7 @@ class Connection:
                     self._changed(up=True)
                     await self._lost.wait()
                 except (TimeoutError, nats.errors.Error, OSError, ValueError) as error:
-                    self.last_error = str(error) or type(error).__name__
+                    self.last_error = self._understood(error)
                 finally:
                     self._client = None
                     self._changed(up=False)
@@ -305,7 +390,7 @@ class Connection:
 
     async def _connect(self, client: Client) -> None:
         async def on_error(error: Exception) -> None:
-            self.last_error = str(error) or type(error).__name__
+            self.last_error = self._understood(error)
             logger.debug("bus: %s", self.last_error)
 
         async def on_closed() -> None:
@@ -321,6 +406,8 @@ class Connection:
         options: dict[str, Any] = {"reconnect_time_wait": RECONNECT_SECONDS}
         if self._credentials is not None:
             options["user_credentials"] = str(self._credentials)
+        if self._user:
+            options |= {"user": self._user, "password": self._password}
         if self._tls is not None:
             # The client would make connections again with the certificates of the first: `_keep` makes them, with a
             # client each time.
@@ -336,18 +423,61 @@ class Connection:
             connect_timeout=CONNECT_SECONDS,
             ping_interval=10,
             max_outstanding_pings=2,
+            inbox_prefix=self.inbox,
             **options,
         )
+
+    def _understood(self, error: Exception) -> str:
+        """What the error says, for people; who waits for what was refused is told."""
+        text = str(error) or type(error).__name__
+        if "authorization" in text.lower():
+            self._kept_out = f"the bus does not let in {self.who}: it does not know that name, password or credentials"
+            return self._kept_out
+        if self._kept_out and isinstance(error, ConnectionResetError):
+            # The bus hangs up on whom it does not let in, at times before it said so.
+            return self._kept_out
+        violation = _VIOLATION.search(text)
+        if violation is None:
+            return text
+        what, subject = violation.group(1).lower(), violation.group(2).lower()
+        if what == "subscription":
+            # This process listens to nothing but answers: none of them comes.
+            self._deaf = BusForbiddenError(
+                f"the bus does not let {self.who} listen below {self.inbox}, where its answers come: {_REMEDY}"
+            )
+        told = self._deaf or self._forbidden(subject)
+        for wanted, callback in list(self._on_refusal.values()):
+            if self._deaf is None and wanted.lower() == subject:
+                told = self._forbidden(wanted)
+                callback(told)
+            elif self._deaf is not None:
+                callback(self._deaf)
+        return str(told)
+
+    def _forbidden(self, subject: str) -> BusForbiddenError:
+        return BusForbiddenError(f"the bus does not let {self.who} publish to {subject}: {_REMEDY}")
 
     def _changed(self, *, up: bool) -> None:
         if up:
             self.generation += 1
             self.last_error = ""
+            self._deaf = None
+            self._kept_out = ""
             self._ready.set()
         else:
             self._ready.clear()
         for callback in list(self._on_change.values()):
             callback()
+
+
+def _named_in(credentials: Path) -> str:
+    """The user that a credentials file is for, "" where it does not say: a JWT's `name`."""
+    try:
+        payload = credentials.read_text(encoding="utf-8").partition(".")[2].partition(".")[0]
+        told: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return str(told["name"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _stream_state(answer: Mapping[str, Any]) -> StreamState:

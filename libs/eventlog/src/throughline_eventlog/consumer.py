@@ -27,7 +27,7 @@ from throughline_eventlog.records import InboxPosition, LoggedRow
 from throughline_eventlog.schemas import SCHEMAS, Schemas
 from throughline_eventlog.steps import note_step
 from throughline_eventlog.store import POISON, Transaction
-from throughline_eventlog.streams import EVENTS_HEADER
+from throughline_eventlog.streams import API, EVENTS_HEADER
 from throughline_eventlog.writer import Writer
 from throughline_kernel import Recorded, Refusal, UnavailableError
 
@@ -191,7 +191,8 @@ class Consumer:
         if self._waiting or waited < self._stuck_after:
             return None
         return (
-            f"consumer of {self.stream}: nothing moved for {waited:.0f} s: {self._trouble or 'no answer from the bus'}"
+            f"consumer of {self.stream}: nothing moved for {waited:.0f} s: "
+            f"{self._trouble or self._connection.last_error or 'no answer from the bus'}"
         )
 
     def degraded(self) -> str | None:
@@ -288,7 +289,7 @@ class Consumer:
                 if sequence <= reached.sequence:
                     continue
                 try:
-                    chunk = EventChunk.FromString(message.data)
+                    chunk = self._chunk(message.data)
                     taken, taken_rows = self._open(chunk, reached.position)
                 except DecodeError as error:
                     inbox = await self._take(before, reached, events, rows)
@@ -325,6 +326,16 @@ class Consumer:
             found.append(pull.messages.popleft())
             size += _events_in(found[-1])
         return found
+
+    def _chunk(self, data: bytes) -> EventChunk:
+        """The message as a chunk of the log that this stream is of.
+
+        Raises: DecodeError where it is none: whoever may read a stream can have JetStream put it into another.
+        """
+        chunk = EventChunk.FromString(data)
+        if not self.stream.endswith(f"_{chunk.service.upper()}_{chunk.partition}"):
+            raise DecodeError(f"of the log of {chunk.service or 'nobody'}, partition {chunk.partition}")
+        return chunk
 
     def _open(self, chunk: EventChunk, position: int) -> tuple[list[Recorded], list[LoggedRow]]:
         """The chunk's events behind the position. Raises PositionLostError where some before them are missing."""
@@ -408,7 +419,7 @@ class Consumer:
         record = {
             "stream": self.stream,
             "sequence": sequence,
-            "error": f"not an EventChunk: {error}",
+            "error": f"no chunk of this log: {error}",
             "at": self._writer.store.clock(),
             "message": base64.b64encode(message.data).decode(),
         }
@@ -471,7 +482,8 @@ class _Pull:
         self._first = first
         self._silence = silence
         self._name = f"throughline-{uuid4().hex}"
-        self._inbox = f"_INBOX.{uuid4().hex}"
+        self._inbox = f"{connection.inbox}.{uuid4().hex}"
+        self._next = f"{API}CONSUMER.MSG.NEXT.{stream}.{self._name}"
         self._pulls: dict[str, int] = {}
         self._asked = 0
         self._arrived = asyncio.Event()
@@ -498,12 +510,17 @@ class _Pull:
             },
         )
         subscription = await cast("Any", client).subscribe(f"{self._inbox}.*", cb=self._receive)
-        self._leave = [subscription.unsubscribe, self._connection.on_change(self._lost)]
+        self._leave = [
+            subscription.unsubscribe,
+            self._connection.on_change(self._lost),
+            self._connection.on_refusal(self._next, lambda error: self._end(str(error))),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        unsubscribe, forget = self._leave
-        forget()
+        unsubscribe, *forgetting = self._leave
+        for forget in forgetting:
+            forget()
         with suppress(Exception):
             await cast("Awaitable[Any]", unsubscribe())
         if self._connection.connected:
@@ -551,9 +568,7 @@ class _Pull:
             "idle_heartbeat": int(HEARTBEAT_SECONDS * 1e9),
         }
         try:
-            await client.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", json.dumps(request).encode(), reply=reply
-            )
+            await client.publish(self._next, json.dumps(request).encode(), reply=reply)
         except Exception as error:
             raise BusAwayError(str(error) or type(error).__name__) from error
 

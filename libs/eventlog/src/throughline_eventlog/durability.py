@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from throughline_eventlog.bus import BusError, Connection, StreamGoneError
+from throughline_eventlog.bus import BusError, BusForbiddenError, Connection, StreamGoneError
+from throughline_eventlog.rights import BusRights, relayed_logs
 from throughline_eventlog.settings import POSTGRES, StoreSettings
-from throughline_eventlog.streams import stream_flaw
+from throughline_eventlog.streams import stream_flaw, stream_name, subject_name
 
 TIMEOUT: Final = 5.0
 _POSTGRES_SETTINGS: Final = ("fsync", "synchronous_commit", "full_page_writes", "default_transaction_read_only")
@@ -77,29 +78,42 @@ def postgres_flaw(settings: Mapping[str, str], *, recovering: bool, standbys: in
 
 
 async def bus_findings(
-    connection: Connection, streams: Mapping[str, str], least_replicas: int, timeout: float = TIMEOUT
+    connection: Connection, rights: BusRights, prefix: str, least_replicas: int, timeout: float = TIMEOUT
 ) -> list[Finding]:
-    """What JetStream says of itself, and of those of the streams (name to subject) that are there already.
+    """What JetStream answers a service's user: whether it may do all that it needs, and what those of its streams are
+    that are there already.
 
     Raises: AwayError.
     """
-    thing = f"JetStream at {', '.join(connection.servers)}"
+    thing = f"JetStream at {connection.places}, for {rights.service} as {connection.who}"
+    found: list[Finding] = []
     try:
         await connection.ready_within(timeout)
-        await connection.request("INFO")
-        found = [Finding(thing, "answers")]
-        for name, subject in streams.items():
-            try:
-                state = await connection.stream(name)
-            except StreamGoneError:
-                continue
-            flaw = stream_flaw(state.config, subject, least_replicas)
-            told = f"{state.config.get('num_replicas', 1)} replicas, {state.last_sequence} messages"
-            remedy = f"{flaw}: correct it (`nats stream edit {name}`)" if flaw else ""
-            found.append(Finding(f"stream {name}", told, remedy))
+        try:
+            refused = await connection.refused(rights.publish)
+            for name in relayed_logs(rights.service):
+                finding = await _stream_finding(connection, name, prefix, least_replicas)
+                if finding is not None:
+                    found.append(finding)
+        except BusForbiddenError as error:
+            return [Finding(thing, "answers", str(error))]
     except BusError as error:
         raise AwayError(f"{thing}: {error}") from error
-    return found
+    allowed = f"answers, lets it do {len(rights.publish) - len(refused)} of {len(rights.publish)} things"
+    remedy = f"`throughline bus permissions --service {rights.service}` lists what its user needs"
+    missing = f"it may not publish to {', '.join(refused)}: {remedy}" if refused else ""
+    return [Finding(thing, allowed, missing), *found]
+
+
+async def _stream_finding(connection: Connection, log: str, prefix: str, least_replicas: int) -> Finding | None:
+    name = stream_name(log, prefix=prefix)
+    try:
+        state = await connection.stream(name)
+    except StreamGoneError:
+        return None
+    flaw = stream_flaw(state.config, subject_name(log, prefix=prefix), least_replicas)
+    told = f"{state.config.get('num_replicas', 1)} replicas, {state.last_sequence} messages"
+    return Finding(f"stream {name}", told, f"{flaw}: correct it (`nats stream edit {name}`)" if flaw else "")
 
 
 Address: TypeAlias = tuple[str, int]

@@ -127,7 +127,7 @@ class Relay:
             return None
         return (
             f"relay of {self.service}: events after position {self.published_position} are not on the bus, and nothing "
-            f"moved for {waited:.0f} s: {self._trouble or 'no answer from the bus'}"
+            f"moved for {waited:.0f} s: {self._trouble or self._connection.last_error or 'no answer from the bus'}"
         )
 
     def outbox_age(self, now: int | None = None) -> int:
@@ -172,6 +172,9 @@ class Relay:
     async def _session(self) -> None:
         """Publishes from where the stream ends until something goes wrong."""
         await self._connection.ready()
+        if self._behind_since is None:
+            # Once more the stream has to say how far it is.
+            self._behind_since = self._monotonic()
         tail = await self._find_tail()
         while True:
             self._grew.clear()
@@ -251,8 +254,9 @@ class Relay:
         first = max(1, state.first_sequence, state.last_sequence - LOOK_BACK)
         for sequence in range(state.last_sequence, first - 1, -1):
             message = await self._connection.message(self.stream, sequence)
-            if message is not None and message.headers.get(END_HEADER, "").isdecimal():
-                await asyncio.to_thread(self._check_ours, message.data)
+            if message is None or not message.headers.get(END_HEADER, "").isdecimal():
+                continue
+            if await asyncio.to_thread(self._is_ours, message.data):
                 last = sequence == state.last_sequence
                 tail = _Tail(
                     int(message.headers[END_HEADER]),
@@ -270,21 +274,29 @@ class Relay:
         self.published_position = tail.position
         return tail
 
-    def _check_ours(self, data: bytes) -> None:
-        """Raises: RelayStuckError where the chunk's last event stands in this log otherwise, or not at all."""
+    def _is_ours(self, data: bytes) -> bool:
+        """Whether it is a chunk of such a log at all: whoever may read a stream can have JetStream put it into another.
+
+        Raises: RelayStuckError where the chunk's last event stands in this log otherwise, or not at all.
+        """
         try:
-            there = EventChunk.FromString(data).events[-1]
+            chunk = EventChunk.FromString(data)
+            there = chunk.events[-1]
         except (DecodeError, IndexError) as error:
             raise RelayStuckError(f"stream {self.stream} has chunks that no relay made: delete it") from error
+        if (chunk.service, chunk.partition) != (self.service, self.partition):
+            logger.warning("stream %s has a chunk of %s, partition %d", self.stream, chunk.service, chunk.partition)
+            return False
         with self._store.snapshot() as reader:
             if there.position > reader.last_position():
-                return
+                return True
             rows = reader.read_logged(there.position - 1, until=there.position)
         if rows != [LoggedRow(there.position, there.stream_id, there.version, there.type, there.envelope)]:
             raise RelayStuckError(
                 f"stream {self.stream} has another log's event at position {there.position}: give each installation on "
                 "a bus a THROUGHLINE_STREAM_PREFIX of its own, or delete the stream where this log took another's place"
             )
+        return True
 
     def _log_end(self) -> int:
         with self._store.snapshot() as reader:

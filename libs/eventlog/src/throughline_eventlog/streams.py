@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+API: Final = "$JS.API."
+"""What the subjects of requests to JetStream begin with."""
 END_HEADER: Final = "Throughline-End"
 EVENTS_HEADER: Final = "Throughline-Events"
 MESSAGE_ID: Final = "Nats-Msg-Id"
+EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 EXPECTED_ID: Final = "Nats-Expected-Last-Msg-Id"
 EXPECTED_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
 

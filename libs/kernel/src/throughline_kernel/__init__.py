@@ -1,6 +1,6 @@
 """The words every Throughline domain is written in: refusals, ids, digests, folds, intervals, consents.
 
-Standard library only.
+And who takes whose log. Standard library only.
 """
 
 from throughline_kernel.announcement import Announcement, announce
@@ -21,6 +21,7 @@ from throughline_kernel.refusals import (
     UnavailableError,
     Violation,
 )
+from throughline_kernel.upstreams import UPSTREAMS
 
 __all__ = [
     "ALWAYS",
@@ -29,6 +30,7 @@ __all__ = [
     "MARKETING",
     "MEASUREMENT",
     "SERVICE",
+    "UPSTREAMS",
     "Announcement",
     "ConflictError",
     "Consent",

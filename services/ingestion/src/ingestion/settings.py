@@ -45,7 +45,7 @@ class Settings:
         return cls(
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
-            bus=BusSettings.from_env(env),
+            bus=BusSettings.from_env(env, service=SERVICE),
             proofs=ProofSettings.from_env(env),
             privacy=PrivacySettings.from_env(env),
             quota=Quota(

@@ -39,7 +39,7 @@ class Settings:
         return cls(
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
-            bus=BusSettings.from_env(env),
+            bus=BusSettings.from_env(env, service=SERVICE),
             proofs=ProofSettings.from_env(env),
             hash_key=read_hash_key(env),
             cache=int(_number(env, "JOURNEY_CACHE", DEFAULT_CACHE, 1)),

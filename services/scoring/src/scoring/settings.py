@@ -39,7 +39,7 @@ class Settings:
         return cls(
             host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
             store=StoreSettings.from_env(SERVICE, env),
-            bus=BusSettings.from_env(env),
+            bus=BusSettings.from_env(env, service=SERVICE),
             proofs=ProofSettings.from_env(env),
             minimum=_whole(env, MINIMUM, DEFAULT_MINIMUM, least=1),
             held_facts=_whole(env, HELD, HELD_FACTS, least=1_000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +17,7 @@ from throughline_client.commands.showing import print_json, print_table
 from throughline_client.endpoints import SERVICES
 from throughline_client.installation import Installation
 from throughline_client.preparing import Admin, prepare_schemas
-from throughline_eventlog import BusSettings, SettingsError, StoreSettings, subject_name
+from throughline_eventlog import BusSettings, SettingsError, StoreSettings, rights_of
 from throughline_eventlog.durability import (
     AwayError,
     Finding,
@@ -68,7 +68,8 @@ def preflight(
 
     Where they are is said by the services' own settings (POSTGRES_..., THROUGHLINE_NATS_...). Refused are: JetStream
     that syncs later than it acknowledges, fewer servers or replicas than THROUGHLINE_NATS_REPLICAS, streams that
-    forget; PostgreSQL with fsync, synchronous_commit or full_page_writes off, a standby, a role that cannot sign in.
+    forget, a user of NATS who may not do what the service needs; PostgreSQL with fsync, synchronous_commit or
+    full_page_writes off, a standby, a role that cannot sign in.
 
     \b
     Example:
@@ -79,11 +80,11 @@ def preflight(
     3 somebody does not answer.
     """
     with _settings_as_failures():
-        bus = BusSettings.from_env()
         asked = services or SERVICES
+        buses = [BusSettings.from_env(service=service) for service in asked]
         stores = [StoreSettings.from_env(service) for service in asked]
     places = monitors or tuple(each.strip() for each in os.environ.get(MONITORS, "").split(",") if each.strip())
-    reading = _Reading(bus, tuple(asked), stores, places, least_standbys)
+    reading = _Reading(buses, stores, places, least_standbys)
     deadline = time.monotonic() + seconds
     with _settings_as_failures():
         findings, away = reading.all()
@@ -109,14 +110,12 @@ class _Away:
 class _Reading:
     def __init__(
         self,
-        bus: BusSettings,
-        services: Sequence[str],
+        buses: Sequence[BusSettings],
         stores: Sequence[StoreSettings],
         monitors: Sequence[str],
         least_standbys: int,
     ) -> None:
-        self._bus = bus
-        self._services = services
+        self._buses = buses
         self._stores = stores
         self._monitors = monitors
         self._least_standbys = least_standbys
@@ -130,13 +129,14 @@ class _Reading:
                 found += store_findings(store, self._least_standbys)
             except AwayError as error:
                 away.append(_Away(error, bus=False))
-        try:
-            found += asyncio.run(self._of_the_bus())
-        except AwayError as error:
-            away.append(_Away(error, bus=True))
+        for told in asyncio.run(_of_the_buses(self._buses)):
+            if isinstance(told, AwayError):
+                away.append(_Away(told, bus=True))
+            else:
+                found += told
         for monitor in self._monitors:
             try:
-                found += server_findings(monitor, self._bus.replicas)
+                found += server_findings(monitor, max(bus.replicas for bus in self._buses))
             except AwayError as error:
                 away.append(_Away(error, bus=True))
         if not self._monitors:
@@ -149,14 +149,19 @@ class _Reading:
         """Whether what cannot be read keeps the installation back."""
         return not (away.bus and bus_may_be_away)
 
-    async def _of_the_bus(self) -> list[Finding]:
-        streams: Mapping[str, str] = {
-            self._bus.stream(name): subject_name(name, prefix=self._bus.prefix)
-            for service in self._services
-            for name in (service, f"{service}_proofs", f"{service}_access_proofs")
-        }
-        async with self._bus.connect("preflight") as connection:
-            return await bus_findings(connection, streams, self._bus.replicas)
+
+async def _of_the_buses(buses: Sequence[BusSettings]) -> list[list[Finding] | AwayError]:
+    """What each service's user is answered, all of them at once."""
+
+    async def of(bus: BusSettings) -> list[Finding] | AwayError:
+        async with bus.connect(f"{bus.service}-preflight") as connection:
+            rights = rights_of(bus.service, prefix=bus.prefix)
+            try:
+                return await bus_findings(connection, rights, bus.prefix, bus.replicas)
+            except AwayError as error:
+                return error
+
+    return await asyncio.gather(*map(of, buses))
 
 
 def _tell_findings(findings: Sequence[Finding], output: str) -> None:

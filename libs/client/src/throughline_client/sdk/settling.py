@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from throughline.eventlog.v1 import eventlog_pb2
-
-UPSTREAMS: Final[Mapping[str, tuple[str, ...]]] = {
-    "ingestion": ("identity",),
-    "identity": ("ingestion",),
-    "journey": ("identity", "feedback"),
-    "feedback": ("identity",),
-    "scoring": ("identity", "feedback", "journey"),
-}
+from throughline_kernel import UPSTREAMS
 
 
 @dataclass(frozen=True, slots=True)

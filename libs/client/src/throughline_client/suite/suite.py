@@ -71,8 +71,8 @@ class Suite:
     processes are killed when that thread ends, so that a crashed parent leaves nothing behind.
 
     `port_base` is the first of the ports: services in order from there, the bus at +5, metrics from +10; 0 takes free
-    ones. `services` may name fewer than all. `environment` is added to every service's; `credentials` are what they
-    are called with where that makes them want some.
+    ones. `services` may name fewer than all. `environment` is added to every service's, `bus_lines` to the bus's
+    configuration; `credentials` are what services are called with where that makes them want some.
     """
 
     folder: Path
@@ -80,6 +80,7 @@ class Suite:
     partition: int = 0
     services: Sequence[str] = SERVICES
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    bus_lines: str = ""
     credentials: CallerCredentials = IN_THE_CLEAR
     ready_seconds: float = READY_SECONDS
     addresses: dict[str, str] = field(default_factory=dict[str, str], init=False)
@@ -312,7 +313,7 @@ class Suite:
 
     def _start_bus(self) -> None:
         if self._bus is None:
-            self._bus = NatsServer(self.folder / BUS, port=self._port(5), host=HOST)
+            self._bus = NatsServer(self.folder / BUS, port=self._port(5), host=HOST, more=self.bus_lines)
         try:
             self._bus.start()
         except NatsServerError as error:
