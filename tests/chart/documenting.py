@@ -11,7 +11,11 @@ from typing import Any, Final
 import yaml
 from chart.rendering import CHART, VALUES, Document, containers, installed, labels, named, of_kind, pods
 
+from throughline_eventlog import all_rights
+from throughline_kernel import UPSTREAMS
+
 README: Final = CHART / "README.md"
+RIGHTS: Final = CHART / "files" / "bus-rights.yaml"
 BEGIN: Final = "<!-- made by `make chart`: begin -->"
 END: Final = "<!-- made by `make chart`: end -->"
 _KEY: Final = re.compile(r"^( *)([A-Za-z0-9]+):")
@@ -70,6 +74,24 @@ def readme(text: str) -> str:
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
 
 
+def bus_rights() -> str:
+    """What each service's user may do on the bus, as templates take it: by service whose log it is about, with words in
+    the place of the streams' prefix and of a partition's number.
+    """
+    number = {service: 1_000_000 + index for index, service in enumerate(UPSTREAMS)}
+    made: dict[str, Document] = {}
+    for rights in all_rights(prefix="PREFIX", partitions={service: (each,) for service, each in number.items()}):
+        publish: dict[str, list[str]] = {}
+        for subject in rights.publish:
+            (of,) = (service for service, each in number.items() if str(each) in subject)
+            publish.setdefault(of, []).append(subject.replace(str(number[of]), "PARTITION"))
+        made[rights.service] = {"publish": publish, "subscribe": list(rights.subscribe)}
+    return (
+        "# Made by `make chart` of what `throughline bus permissions` says. PREFIX is nats.streamPrefix, prefix the\n"
+        f"# same in lower case.\n{yaml.safe_dump(made, sort_keys=False, width=1_000)}"
+    )
+
+
 def snapshot(documents: list[Document]) -> str:
     """What an installation consists of, and what each of its pods is told, runs and mounts."""
     lines = sorted(f"{each['kind']} {named(each)}" for each in documents)
@@ -96,6 +118,7 @@ def _told(variable: Document) -> str:
 def main() -> None:
     """Writes everything anew."""
     README.write_text(readme(README.read_text()))
+    RIGHTS.write_text(bus_rights())
     folder = Path(__file__).parent / "snapshots"
     folder.mkdir(exist_ok=True)
     for name in VALUES:

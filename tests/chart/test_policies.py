@@ -113,7 +113,9 @@ def test_no_secret_stands_in_the_clear(installation: str) -> None:
         for container in containers(pod):
             for variable in container.get("env", []):
                 if SECRETIVE.search(variable["name"]) and "value" in variable:
-                    assert variable["value"].startswith(("$(", "/etc/throughline/")), f"{name}: {variable['name']}"
+                    assert variable["value"].startswith(("$(", '"$(', "/etc/throughline/")), (
+                        f"{name}: {variable['name']}"
+                    )
             for variable in container.get("env", []):
                 assert not re.search(r"://[^/@]*:[^/@]*@", variable.get("value", "")), name
     for config in of_kind(documents, "ConfigMap"):

@@ -29,14 +29,25 @@ FLAG = {"name": "THROUGHLINE_TEST_ONLY_UNSAFE_DURABILITY", "value": "yes"}
         ),
         ({"nats": {"url": "nats://elsewhere:4222"}}, "set nats.enabled to false"),
         ({"nats": {"replicas": 3}}, "nats.enabled runs one server"),
-        ({"nats": {"credentialsSecret": "bus"}}, "without accounts"),
+        ({"nats": {"credentialsSecret": "bus"}}, "credentialsSecret"),
+        ({"services": {"journey": {"nats": {"credentialsKey": "j.creds"}}}}, "signs in to NATS as tl_journey"),
+        (
+            changed(VALUES["minimal"], services__journey={"nats": {"user": "j"}}),
+            "journey: nats.user is j, but no secret has its password",
+        ),
+        (changed(PRODUCTION, nats__existingSecret=""), "feedback shows NATS nothing by which it is known"),
+        (
+            changed(PRODUCTION, defaults__nats={"credentialsKey": "user.creds"}),
+            "feedback and identity are the same user of NATS",
+        ),
+        (changed(PRODUCTION, externalSecrets={"nats": "n"}), "what services show NATS can come from one place only"),
         ({"postgres": {"enabled": False}}, "set postgres.host"),
         ({"postgres": {"host": "elsewhere"}}, "set postgres.enabled to false"),
         ({"postgres": {"enabled": False, "host": "pg"}}, "feedback has no password"),
         ({"postgres": {"sslMode": "require"}}, "quick-start PostgreSQL has no certificate"),
         (changed(PRODUCTION, postgres__caSecret=""), "set postgres.caSecret"),
         (
-            changed(PRODUCTION, nats__enabled=True, nats__url="", nats__credentialsSecret="", nats__replicas=1),
+            changed(PRODUCTION, nats__enabled=True, nats__url="", nats__existingSecret="", nats__replicas=1),
             "JetStream cluster",
         ),
         (

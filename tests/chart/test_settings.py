@@ -13,7 +13,12 @@ from chart.rendering import SERVICES, VALUES, Document, environment, installed, 
 from throughline_rpc import CallerCredentials
 
 KEY = base64.b64encode(b"k" * 32).decode()
-SECRETS = {"THROUGHLINE_HASH_KEY": KEY, "THROUGHLINE_KEY_ENCRYPTION_KEY": KEY, "POSTGRES_PASSWORD": "p@ss/word"}
+SECRETS = {
+    "THROUGHLINE_HASH_KEY": KEY,
+    "THROUGHLINE_KEY_ENCRYPTION_KEY": KEY,
+    "POSTGRES_PASSWORD": "p@ss/word",
+    "THROUGHLINE_NATS_PASSWORD": "bus",
+}
 # Read at once, where they are mounted: other tests look at what becomes of them.
 BUS_FILES = ("THROUGHLINE_NATS_CA_FILE", "THROUGHLINE_NATS_CERT_FILE", "THROUGHLINE_NATS_KEY_FILE")
 
@@ -45,6 +50,9 @@ def test_each_service_understands_what_it_is_told(installation: str, service: st
     assert (settings.host.tls is not None) == values.get("tls", {}).get("enabled", False)
     assert settings.host.health_port == (50061 if settings.host.tls else None)
     assert (settings.host.authentication is not None) == bool(values.get("auth", {}).get("by"))
+    # A password where the chart has made one, or is told the user's name; credentials else.
+    with_password = installation == "default" or (installation, service) == ("everything", "ingestion")
+    assert bool(settings.bus.user) == with_password == (settings.bus.credentials is None)
     assert settings.bus.replicas == values.get("nats", {}).get("replicas", 1)
     assert settings.store.environment["POSTGRES_SCHEMA"].endswith(service)
     assert settings.proofs.keys.installation.startswith("shop-throughline-")

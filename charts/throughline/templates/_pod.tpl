@@ -9,9 +9,6 @@ THROUGHLINE_LOG_LEVEL: {{ .Values.logLevel }}
 THROUGHLINE_NATS_URL: {{ include "throughline.natsUrl" . | quote }}
 THROUGHLINE_NATS_REPLICAS: {{ .Values.nats.replicas | quote }}
 THROUGHLINE_STREAM_PREFIX: {{ .Values.nats.streamPrefix }}
-{{- if .Values.nats.credentialsSecret }}
-THROUGHLINE_NATS_CREDENTIALS: /etc/throughline/nats/user.creds
-{{- end }}
 {{- if .Values.nats.caSecret }}
 THROUGHLINE_NATS_CA_FILE: /etc/throughline/nats-ca/ca.crt
 {{- end }}
@@ -46,6 +43,54 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
     secretKeyRef: {name: {{ $secret }}, key: {{ $key }}}
 {{- end }}
 
+{{/* What a service shows the bus, as YAML: `secret` ("": nothing), and `key` with a password of `user`, or with credentials where there
+is no user. (dict "root" $ "settings" ...) */}}
+{{- define "throughline.busUser" -}}
+{{- $nats := .root.Values.nats }}
+{{- $own := .settings.nats }}
+{{- $made := ternary (printf "%s-nats" (include "throughline.name" .root)) "" (or $nats.enabled (ne .root.Values.externalSecrets.nats "")) }}
+{{- $user := $own.user | default (ternary (printf "%s_%s" (lower $nats.streamPrefix) .settings.service) "" $nats.enabled) }}
+{{- $key := ternary ($own.passwordKey | default .settings.service) ($own.credentialsKey | default (printf "%s.creds" .settings.service)) (ne $user "") }}
+{{- dict "secret" ($own.existingSecret | default $nats.existingSecret | default $made) "user" $user "key" $key | toYaml }}
+{{- end }}
+
+{{/* The same as variables that begin so. (dict "root" $ "settings" ... "prefix" "THROUGHLINE") */}}
+{{- define "throughline.busEnv" -}}
+{{- $bus := include "throughline.busUser" . | fromYaml }}
+{{- if and $bus.secret $bus.user }}
+- {name: {{ .prefix }}_NATS_USER, value: {{ $bus.user | quote }}}
+- name: {{ .prefix }}_NATS_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ $bus.secret }}, key: {{ $bus.key }}}
+{{- else if $bus.secret }}
+- {name: {{ .prefix }}_NATS_CREDENTIALS, value: /etc/throughline/nats-{{ .settings.service }}/user.creds}
+{{- end }}
+{{- end }}
+
+{{/* Files of those services' users that have some: by name, the source. (dict "root" $ "services" (list "identity")) */}}
+{{- define "throughline.busFiles" -}}
+{{- $root := .root }}
+{{- range .services }}
+{{- $settings := include "throughline.settings" (dict "root" $root "service" .) | fromYaml }}
+{{- $bus := include "throughline.busUser" (dict "root" $root "settings" $settings) | fromYaml }}
+{{- if and $bus.secret (not $bus.user) }}
+nats-{{ . }}: {secret: {secretName: {{ $bus.secret }}, defaultMode: 0440, items: [{key: {{ $bus.key }}, path: user.creds}]}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "throughline.busMounts" -}}
+{{- range $file, $_ := include "throughline.busFiles" . | fromYaml }}
+- {name: {{ $file }}, mountPath: /etc/throughline/{{ $file }}, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "throughline.busVolumes" -}}
+{{- range $file, $source := include "throughline.busFiles" . | fromYaml }}
+- {{ merge (dict "name" $file) $source | toJson }}
+{{- end }}
+{{- end }}
+
 {{/* What a service that seals personal values is told of its keys. */}}
 {{- define "throughline.sealingEnv" -}}
 {{- $values := .root.Values }}
@@ -73,9 +118,6 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- with .Values.nats.certificateSecret }}
 - {name: nats-certificate, mountPath: /etc/throughline/nats-certificate, readOnly: true}
 {{- end }}
-{{- with .Values.nats.credentialsSecret }}
-- {name: nats-credentials, mountPath: /etc/throughline/nats, readOnly: true}
-{{- end }}
 {{- with .Values.postgres.caSecret }}
 - {name: postgres-ca, mountPath: /etc/throughline/postgres, readOnly: true}
 {{- end }}
@@ -89,10 +131,6 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- with .Values.nats.certificateSecret }}
 - name: nats-certificate
   secret: {secretName: {{ . }}, defaultMode: 0440}
-{{- end }}
-{{- with .Values.nats.credentialsSecret }}
-- name: nats-credentials
-  secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: user.creds, path: user.creds}]}
 {{- end }}
 {{- with .Values.postgres.caSecret }}
 - name: postgres-ca

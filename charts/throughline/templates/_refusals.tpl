@@ -13,8 +13,8 @@ is refused by values.schema.json.
 {{- if and $values.nats.enabled (gt (int $values.nats.replicas) 1) }}
 {{- fail (printf "nats.replicas is %v, but nats.enabled runs one server: leave it at 1, or set nats.enabled to false and nats.url to a cluster of three" $values.nats.replicas) }}
 {{- end }}
-{{- if and $values.nats.enabled $values.nats.credentialsSecret }}
-{{- fail "nats.credentialsSecret is given, but nats.enabled runs a server without accounts, behind its NetworkPolicy: take it out, or set nats.enabled to false" }}
+{{- if and $values.externalSecrets.nats $values.nats.existingSecret }}
+{{- fail "externalSecrets.nats and nats.existingSecret are both given: what services show NATS can come from one place only" }}
 {{- end }}
 {{- if and (not $values.postgres.enabled) (not $values.postgres.host) }}
 {{- fail "postgres.enabled is false: set postgres.host to where PostgreSQL is" }}
@@ -39,8 +39,8 @@ is refused by values.schema.json.
 {{- if not $values.externalSecrets.store.name }}
 {{- fail "externalSecrets.enabled is true: set externalSecrets.store.name to a SecretStore or ClusterSecretStore" }}
 {{- end }}
-{{- if not (or $values.externalSecrets.keys $values.externalSecrets.postgres) }}
-{{- fail "externalSecrets.enabled is true, but nothing is to be fetched: set externalSecrets.keys or externalSecrets.postgres" }}
+{{- if not (or $values.externalSecrets.keys $values.externalSecrets.postgres $values.externalSecrets.nats) }}
+{{- fail "externalSecrets.enabled is true, but nothing is to be fetched: set externalSecrets.keys, externalSecrets.postgres or externalSecrets.nats" }}
 {{- end }}
 {{- if and $values.externalSecrets.keys $values.keys.existingSecret }}
 {{- fail "externalSecrets.keys and keys.existingSecret are both given: the keys can come from one place only" }}
@@ -48,8 +48,8 @@ is refused by values.schema.json.
 {{- if and $values.externalSecrets.postgres $values.postgres.existingSecret }}
 {{- fail "externalSecrets.postgres and postgres.existingSecret are both given: the passwords can come from one place only" }}
 {{- end }}
-{{- else if or $values.externalSecrets.keys $values.externalSecrets.postgres }}
-{{- fail "externalSecrets.keys or externalSecrets.postgres is given, but externalSecrets.enabled is false: nothing would be fetched" }}
+{{- else if or $values.externalSecrets.keys $values.externalSecrets.postgres $values.externalSecrets.nats }}
+{{- fail "externalSecrets.keys, externalSecrets.postgres or externalSecrets.nats is given, but externalSecrets.enabled is false: nothing would be fetched" }}
 {{- end }}
 {{- if and $values.monitoring.serviceMonitor.enabled $values.monitoring.podMonitor.enabled }}
 {{- fail "monitoring.serviceMonitor and monitoring.podMonitor are both enabled: every pod would be scraped twice, and counted twice; choose one" }}
@@ -136,8 +136,26 @@ is refused by values.schema.json.
 {{- fail (printf "production is true, but image.tag is %s, which moves: a pod that restarts could run other code than its neighbours; set a version, or image.digests of all six" $values.image.tag) }}
 {{- end }}
 {{- end }}
+{{- $users := dict }}
 {{- range $service := keys $values.services | sortAlpha }}
 {{- $settings := include "throughline.settings" (dict "root" $ "service" $service) | fromYaml }}
+{{- $bus := include "throughline.busUser" (dict "root" $ "settings" $settings) | fromYaml }}
+{{- if and $bus.user $settings.nats.credentialsKey }}
+{{- fail (printf "%s: nats.credentialsKey is given, but it signs in to NATS as %s, with a password: take one of them out" $service $bus.user) }}
+{{- end }}
+{{- if and $settings.nats.user (not $bus.secret) }}
+{{- fail (printf "%s: nats.user is %s, but no secret has its password: set nats.existingSecret" $service $bus.user) }}
+{{- end }}
+{{- if and $values.production (not $values.nats.sharedUser) }}
+{{- if not $bus.secret }}
+{{- fail (printf "production is true, but %s shows NATS nothing by which it is known: set nats.existingSecret to a secret with credentials of a user for each service (`throughline bus permissions` says what each may), or nats.sharedUser where that is meant" $service) }}
+{{- end }}
+{{- $other := get $users (toJson $bus) }}
+{{- if $other }}
+{{- fail (printf "production is true, but %s and %s are the same user of NATS: what one of them may the other may, too; give each its own (services.%s.nats, and what `throughline bus permissions` says), or set nats.sharedUser where that is meant" $other $service $service) }}
+{{- end }}
+{{- $_ := set $users (toJson $bus) $service }}
+{{- end }}
 {{- $spoken := int (add $settings.preStopSeconds $settings.drainSeconds 10) }}
 {{- if lt (int $settings.terminationGracePeriodSeconds) (int (add $spoken 5)) }}
 {{- fail (printf "%s: terminationGracePeriodSeconds is %v, but preStopSeconds, drainSeconds and ten for the writer take %d of them: give at least %d, or calls under way are cut" $service $settings.terminationGracePeriodSeconds $spoken (add $spoken 5)) }}
@@ -167,6 +185,7 @@ is refused by values.schema.json.
 {{- define "throughline.ownVariables" -}}
 [THROUGHLINE_HOST, THROUGHLINE_PORT, THROUGHLINE_METRICS_HOST, THROUGHLINE_METRICS_PORT, THROUGHLINE_DRAIN_SECONDS,
  THROUGHLINE_GRACE_SECONDS, THROUGHLINE_DEFAULT_ROLE, THROUGHLINE_LOG_LEVEL, THROUGHLINE_NATS_URL, THROUGHLINE_NATS_CREDENTIALS,
+ THROUGHLINE_NATS_USER, THROUGHLINE_NATS_PASSWORD, THROUGHLINE_NATS_PASSWORD_FILE,
  THROUGHLINE_NATS_REPLICAS, THROUGHLINE_STREAM_PREFIX, THROUGHLINE_KEY_STORE, THROUGHLINE_KEY_STORE_SCHEMA,
  PERSISTENCE_MODULE, POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DBNAME, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_SCHEMA,
  THROUGHLINE_TLS_CERT_FILE, THROUGHLINE_TLS_KEY_FILE, THROUGHLINE_TLS_CA_FILE, THROUGHLINE_TLS_CLIENT_CERTIFICATES,

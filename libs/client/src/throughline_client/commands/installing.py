@@ -54,6 +54,11 @@ service_option = click.option(
     "--wait", "seconds", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for who does not answer yet."
 )
 @click.option("--bus-may-be-away", is_flag=True, help="Only tell of a bus that is away: services start without.")
+@click.option(
+    "--bus-by-monitoring",
+    is_flag=True,
+    help="Read the bus's monitoring alone, and sign in nowhere: for who is no user of it.",
+)
 @output_option
 def preflight(
     *,
@@ -62,6 +67,7 @@ def preflight(
     least_standbys: int,
     seconds: float,
     bus_may_be_away: bool,
+    bus_by_monitoring: bool,
     output: str,
 ) -> None:
     """Read what NATS and PostgreSQL really do with what they acknowledge, and refuse what may lose it.
@@ -84,7 +90,8 @@ def preflight(
         buses = [BusSettings.from_env(service=service) for service in asked]
         stores = [StoreSettings.from_env(service) for service in asked]
     places = monitors or tuple(each.strip() for each in os.environ.get(MONITORS, "").split(",") if each.strip())
-    reading = _Reading(buses, stores, places, least_standbys)
+    replicas = max(bus.replicas for bus in buses)
+    reading = _Reading([] if bus_by_monitoring else buses, replicas, stores, places, least_standbys)
     deadline = time.monotonic() + seconds
     with _settings_as_failures():
         findings, away = reading.all()
@@ -111,11 +118,13 @@ class _Reading:
     def __init__(
         self,
         buses: Sequence[BusSettings],
+        replicas: int,
         stores: Sequence[StoreSettings],
         monitors: Sequence[str],
         least_standbys: int,
     ) -> None:
         self._buses = buses
+        self._replicas = replicas
         self._stores = stores
         self._monitors = monitors
         self._least_standbys = least_standbys
@@ -136,7 +145,7 @@ class _Reading:
                 found += told
         for monitor in self._monitors:
             try:
-                found += server_findings(monitor, max(bus.replicas for bus in self._buses))
+                found += server_findings(monitor, self._replicas)
             except AwayError as error:
                 away.append(_Away(error, bus=True))
         if not self._monitors:
