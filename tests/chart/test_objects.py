@@ -292,7 +292,9 @@ def test_the_quick_start_bus_and_store_write_through() -> None:
 def test_keys_that_the_chart_makes_outlive_it_and_cannot_be_replaced() -> None:
     """Secrets are kept at uninstall, and immutable: a tool that renders anew is refused by the API server."""
     secrets = list(of_kind(installed("default"), "Secret"))
-    assert {named(each) for each in secrets} == {f"shop-throughline-{each}" for each in ("keys", "nats", "postgres")}
+    assert {named(each) for each in secrets} == {
+        f"shop-throughline-{each}" for each in ("keys", "nats", "postgres", "postgres-roles")
+    }
     for secret in secrets:
         assert secret["immutable"]
         assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"

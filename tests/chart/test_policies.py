@@ -34,7 +34,7 @@ RESTRICTED_VOLUMES = {
 SECRETIVE = re.compile(r"PASSWORD|TOKEN|SECRET|_KEY\b|_KEYS\b")
 ARROWS = {
     "nats": {*SERVICES, "preflight"},
-    "postgres": {*SERVICES, "preflight"},
+    "postgres": {*SERVICES, "preflight", "prepare"},
 }
 """Who may open a connection to whom inside a release."""
 

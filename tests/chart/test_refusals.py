@@ -22,6 +22,10 @@ FLAG = {"name": "THROUGHLINE_TEST_ONLY_UNSAFE_DURABILITY", "value": "yes"}
         ({"nats": {"enabled": False, "url": "nats://elsewhere:4222"}}, "preflight needs nats.monitorUrls"),
         (changed(PRODUCTION, preflight__onStart=False), "set both to true"),
         ({"prepare": {"enabled": True}}, "set one of them to false"),
+        (
+            {"services": {"scoring": {"postgres": {"user": "throughline"}}}},
+            "scoring: postgres.user is throughline, the owner of this chart's PostgreSQL",
+        ),
         (changed(PRODUCTION, prepare__adminSecret=""), "set prepare.adminSecret"),
         (
             changed(PRODUCTION, externalSecrets={"enabled": True, "store": {"name": "v"}, "keys": "k"}, keys={}),

@@ -71,6 +71,22 @@ imagePullSecrets:
 {{ .Values.postgres.existingSecret | default (printf "%s-postgres" (include "throughline.name" .)) }}
 {{- end }}
 
+{{/* The role in PostgreSQL that a service signs in as. (dict "root" $ "settings" ...) */}}
+{{- define "throughline.postgresUser" -}}
+{{- $postgres := .root.Values.postgres }}
+{{- .settings.postgres.user | default (ternary (printf "%s_%s" $postgres.user .settings.service) $postgres.user $postgres.enabled) }}
+{{- end }}
+
+{{/* Where its password is: `name` and `key` of a secret, as YAML. (dict "root" $ "settings" ...) */}}
+{{- define "throughline.postgresPassword" -}}
+{{- $values := .root.Values }}
+{{- $own := .settings.postgres }}
+{{- $made := and $values.postgres.enabled (not (or $values.postgres.existingSecret $values.externalSecrets.postgres)) }}
+{{- $secret := ternary (printf "%s-postgres-roles" (include "throughline.name" .root)) (include "throughline.postgresSecret" .root) $made }}
+{{- $key := ternary .settings.service $values.postgres.passwordKey $values.postgres.enabled }}
+{{- dict "name" ($own.existingSecret | default $secret) "key" ($own.passwordKey | default $key) | toYaml }}
+{{- end }}
+
 {{- define "throughline.natsUrl" -}}
 {{- if .Values.nats.enabled -}}
 nats://{{ include "throughline.name" . }}-nats:4222

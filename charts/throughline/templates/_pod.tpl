@@ -30,17 +30,21 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{/* One service's role, password and schema. (dict "root" $ "service" "identity" "settings" ...) */}}
+{{/* One service's role, password and schema; or the owner's role in the PostgreSQL of this chart.
+(dict "root" $ "service" "identity" "settings" ... "asOwner" "") */}}
 {{- define "throughline.storeEnv" -}}
 {{- $values := .root.Values }}
-{{- $own := .settings.postgres }}
-{{- $secret := $own.existingSecret | default (include "throughline.postgresSecret" .root) }}
-{{- $key := $own.passwordKey | default $values.postgres.passwordKey }}
-- {name: POSTGRES_USER, value: {{ $own.user | default $values.postgres.user | quote }}}
+{{- $user := include "throughline.postgresUser" . }}
+{{- $password := include "throughline.postgresPassword" . | fromYaml }}
+{{- if .asOwner }}
+{{- $user = $values.postgres.user }}
+{{- $password = dict "name" (include "throughline.postgresSecret" .root) "key" $values.postgres.passwordKey }}
+{{- end }}
+- {name: POSTGRES_USER, value: {{ $user | quote }}}
 - {name: POSTGRES_SCHEMA, value: {{ printf "%s%s" $values.postgres.schemaPrefix .service | quote }}}
 - name: POSTGRES_PASSWORD
   valueFrom:
-    secretKeyRef: {name: {{ $secret }}, key: {{ $key }}}
+    secretKeyRef: {name: {{ $password.name }}, key: {{ $password.key }}}
 {{- end }}
 
 {{/* What a service shows the bus, as YAML: `secret` ("": nothing), and `key` with a password of `user`, or with credentials where there
@@ -106,7 +110,7 @@ nats-{{ . }}: {secret: {secretName: {{ $bus.secret }}, defaultMode: 0440, items:
     secretKeyRef: {name: {{ $keys }}, key: forgotten-list, optional: true}
 # The key store's URL has no password in it, which could hold signs that mean something there: libpq takes PGPASSWORD.
 - {name: PGPASSWORD, value: $(POSTGRES_PASSWORD)}
-- {name: THROUGHLINE_KEY_STORE, value: {{ printf "postgresql://%s@%s:%v/%s" (.settings.postgres.user | default $values.postgres.user | urlquery) (include "throughline.postgresHost" .root) $values.postgres.port ($values.postgres.database | urlquery) | quote }}}
+- {name: THROUGHLINE_KEY_STORE, value: {{ printf "postgresql://%s@%s:%v/%s" (include "throughline.postgresUser" . | urlquery) (include "throughline.postgresHost" .root) $values.postgres.port ($values.postgres.database | urlquery) | quote }}}
 - {name: THROUGHLINE_KEY_STORE_SCHEMA, value: {{ printf "%sthroughline_keys" $values.postgres.schemaPrefix | quote }}}
 {{- end }}
 

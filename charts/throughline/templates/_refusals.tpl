@@ -58,7 +58,7 @@ is refused by values.schema.json.
 {{- fail "preflight needs nats.monitorUrls: whether JetStream syncs before it acknowledges can only be read where its servers tell of themselves, e.g. [http://nats-headless.messaging:8222]; without production, preflight.enabled and preflight.onStart may be set to false" }}
 {{- end }}
 {{- if and $values.prepare.enabled $values.postgres.enabled }}
-{{- fail "prepare.enabled is true, but postgres.enabled runs a PostgreSQL in which the services make their own schemas: set one of them to false" }}
+{{- fail "prepare.enabled is true, but postgres.enabled runs a PostgreSQL that is prepared anyway: set one of them to false" }}
 {{- end }}
 {{- if and $values.prepare.enabled (not $values.prepare.adminSecret) }}
 {{- fail "prepare.enabled is true: set prepare.adminSecret to the secret with the password of prepare.adminUser" }}
@@ -145,6 +145,9 @@ is refused by values.schema.json.
 {{- end }}
 {{- if and $settings.nats.user (not $bus.secret) }}
 {{- fail (printf "%s: nats.user is %s, but no secret has its password: set nats.existingSecret" $service $bus.user) }}
+{{- end }}
+{{- if and $values.postgres.enabled (eq (include "throughline.postgresUser" (dict "root" $ "settings" $settings)) $values.postgres.user) }}
+{{- fail (printf "%s: postgres.user is %s, the owner of this chart's PostgreSQL, who may do everything in it: take it out, or give it another" $service $values.postgres.user) }}
 {{- end }}
 {{- if and $values.production (not $values.nats.sharedUser) }}
 {{- if not $bus.secret }}

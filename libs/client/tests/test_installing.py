@@ -319,3 +319,33 @@ def test_preparing_without_the_right_to_is_told(environment: dict[str, str], rol
     result = run("prepare", "--admin", roles[0])
     assert result.exit_code == 3
     assert f"schemas cannot be made as {roles[0]}: permission denied" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"JOURNEY_POSTGRES_USER": "postgres"}, "journey and the admin would be the same role"),
+        (
+            {"SCORING_POSTGRES_USER": "one", "JOURNEY_POSTGRES_USER": "one"},
+            "scoring and journey would be the same role",
+        ),
+        ({"IDENTITY_POSTGRES_PASSWORD": ""}, "IDENTITY_POSTGRES_PASSWORD is not set"),
+    ],
+)
+@pytest.mark.usefixtures("roles")
+def test_roles_that_would_be_no_wall_are_not_made(
+    told: dict[str, str],
+    said: str,
+    environment: dict[str, str],
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One role for two, the admin's own, one without a password: refused before anything is made."""
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    result = run("prepare", "--admin", "postgres", "--make-roles")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    with postgres.connect() as connection:
+        schema = environment["IDENTITY_POSTGRES_SCHEMA"]
+        assert not connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()

@@ -1,8 +1,8 @@
-"""Schemas in PostgreSQL, made ahead by somebody who may make them, for roles that may not."""
+"""Schemas in PostgreSQL, and roles, made ahead by somebody who may make them, for roles that may not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,25 +31,30 @@ class Admin:
 
 
 def prepare_schemas(
-    stores: Sequence[StoreSettings], admin: Admin, key_store_schema: str
+    stores: Sequence[StoreSettings], admin: Admin, key_store_schema: str, *, make_roles: bool = False
 ) -> Mapping[str, tuple[str, ...]]:
     """Makes each service's schema and those beside it, which its role alone may use, and the key store with its
     tables, which the roles of those that seal may read and write. What is there stays.
 
-    Answers which roles may use each schema. Raises: SettingsError for stores that are not in one database,
-    UnavailableError where PostgreSQL does not answer or refuses.
+    With `make_roles` the services' roles are made too, where they are absent: each may sign in, with the password of
+    its store's settings and only once everything is there for it, and nothing else. Tables that somebody else made in
+    a service's schema become its role's then.
+
+    Answers which roles may use each schema. Raises: SettingsError for stores that are not in one database, or a role
+    that two services or the admin would share; UnavailableError where PostgreSQL does not answer or refuses.
     """
     database = _database(stores)
     roles = {store.service: store.environment["POSTGRES_USER"] for store in stores}
+    if make_roles:
+        _check_roles(stores, admin)
     made: dict[str, tuple[str, ...]] = {}
     try:
         with closing(_connect(database, admin)) as connection:
             for store in stores:
-                for each in (store, *map(store.beside, BESIDE)):
-                    schema = each.environment["POSTGRES_SCHEMA"]
-                    _make(connection, schema)
-                    _grant(connection, "USAGE, CREATE ON SCHEMA", schema, [roles[store.service]])
-                    made[schema] = (roles[store.service],)
+                role = roles[store.service]
+                if make_roles:
+                    _make_role(connection, role)
+                made |= dict.fromkeys(_schemas_of(connection, store, make_roles), (role,))
             sealing = sorted({role for service, role in roles.items() if service in SEALING})
             if sealing:
                 _make(connection, key_store_schema)
@@ -58,10 +63,24 @@ def prepare_schemas(
                 _grant(connection, "USAGE ON SCHEMA", key_store_schema, sealing)
                 _grant(connection, "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA", key_store_schema, sealing)
                 made[key_store_schema] = tuple(sealing)
+            for store in stores if make_roles else ():
+                _let_in(connection, roles[store.service], store.environment["POSTGRES_PASSWORD"])
     except psycopg.Error as error:
         cause = str(error).partition("\n")[0]
         raise UnavailableError("LOG_UNAVAILABLE", f"schemas cannot be made as {admin.user}: {cause}") from error
     return made
+
+
+def _schemas_of(connection: psycopg.Connection[Any], store: StoreSettings, hand_over: bool) -> Iterator[str]:
+    """Makes a service's schemas, each for its role, and gives their names."""
+    role = store.environment["POSTGRES_USER"]
+    for each in (store, *map(store.beside, BESIDE)):
+        schema = each.environment["POSTGRES_SCHEMA"]
+        _make(connection, schema)
+        _grant(connection, "USAGE, CREATE ON SCHEMA", schema, [role])
+        if hand_over:
+            _hand_over(connection, schema, role)
+        yield schema
 
 
 def _database(stores: Sequence[StoreSettings]) -> Mapping[str, str]:
@@ -82,6 +101,44 @@ def _url(database: Mapping[str, str], admin: Admin) -> str:
     signed_in = f"{quote(admin.user, safe='')}:{quote(admin.password, safe='')}"
     place = f"{database['POSTGRES_HOST']}:{database.get('POSTGRES_PORT') or 5432}"
     return f"postgresql://{signed_in}@{place}/{quote(database['POSTGRES_DBNAME'], safe='')}"
+
+
+def _check_roles(stores: Sequence[StoreSettings], admin: Admin) -> None:
+    seen = {admin.user: "the admin"}
+    for store in stores:
+        role = store.environment["POSTGRES_USER"]
+        if role in seen:
+            raise SettingsError(
+                f"{store.service} and {seen[role]} would be the same role, {role}: give each service its own in "
+                f"{store.service.upper()}_POSTGRES_USER"
+            )
+        if not store.environment.get("POSTGRES_PASSWORD"):
+            raise SettingsError(f"{store.service.upper()}_POSTGRES_PASSWORD is not set: the role {role} needs one")
+        seen[role] = store.service
+
+
+def _make_role(connection: psycopg.Connection[Any], role: str) -> None:
+    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+
+
+def _hand_over(connection: psycopg.Connection[Any], schema: str, role: str) -> None:
+    """Makes the role the owner of the schema's tables: their sequences and indexes follow."""
+    others = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'p') "
+        "AND relowner <> %s::regrole",
+        (sql.Identifier(schema).as_string(connection), sql.Identifier(role).as_string(connection)),
+    ).fetchall()
+    for (table,) in others:
+        connection.execute(
+            sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.Identifier(schema, table), sql.Identifier(role))
+        )
+
+
+def _let_in(connection: psycopg.Connection[Any], role: str, password: str) -> None:
+    # Hashed here: the server's log may hold statements.
+    hashed = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(hashed)))
 
 
 def _make(connection: psycopg.Connection[Any], schema: str) -> None:

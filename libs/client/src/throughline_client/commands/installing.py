@@ -193,13 +193,19 @@ def _settings_as_failures() -> Generator[None]:
 @click.command()
 @service_option
 @click.option("--admin", required=True, envvar="POSTGRES_ADMIN_USER", help="Role that may make schemas.")
+@click.option("--make-roles", is_flag=True, help="Make the services' roles too, with the passwords that they are told.")
+@click.option(
+    "--wait", "seconds", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for PostgreSQL to answer."
+)
 @output_option
-def prepare(*, services: tuple[str, ...], admin: str, output: str) -> None:
+def prepare(*, services: tuple[str, ...], admin: str, make_roles: bool, seconds: float, output: str) -> None:
     """Make the services' schemas in PostgreSQL ahead, as somebody who may, for roles that may not.
 
     Each service's role (POSTGRES_USER, or <SERVICE>_POSTGRES_USER ...) gets its own schema and those beside it, and no
     other's; those that seal personal values share the key store's tables. The admin's password is in
-    POSTGRES_ADMIN_PASSWORD. What is there stays; it may be run again.
+    POSTGRES_ADMIN_PASSWORD. What is there stays; it may be run again. With --make-roles each role that is absent is
+    made, may sign in with POSTGRES_PASSWORD (or <SERVICE>_POSTGRES_PASSWORD) and nothing else, and owns the tables in
+    its schemas.
 
     \b
     Example:
@@ -212,16 +218,22 @@ def prepare(*, services: tuple[str, ...], admin: str, output: str) -> None:
         installation = Installation.from_env()
         asked = services or SERVICES
         stores = [installation.stores[service] for service in asked]
-    try:
-        made = prepare_schemas(
-            stores,
-            Admin(admin, os.environ.get(ADMIN_PASSWORD, "")),
-            installation.key_store_schema or DEFAULT_SCHEMA,
-        )
-    except UnavailableError as error:
-        raise Failure(error.message, UNAVAILABLE) from error
-    except SettingsError as error:
-        raise Failure(str(error), BAD_INPUT) from error
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            made = prepare_schemas(
+                stores,
+                Admin(admin, os.environ.get(ADMIN_PASSWORD, "")),
+                installation.key_store_schema or DEFAULT_SCHEMA,
+                make_roles=make_roles,
+            )
+            break
+        except UnavailableError as error:
+            if time.monotonic() >= deadline:
+                raise Failure(error.message, UNAVAILABLE) from error
+            time.sleep(_AGAIN_SECONDS)
+        except SettingsError as error:
+            raise Failure(str(error), BAD_INPUT) from error
     if output == "json":
         print_json([{"schema": schema, "roles": list(roles)} for schema, roles in made.items()])
     else:
