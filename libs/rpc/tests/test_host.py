@@ -172,6 +172,27 @@ async def _get(channel: grpc.aio.Channel, key: str) -> pb.GetStateResponse:
     return await EventLogServiceStub(channel).GetState(pb.GetStateRequest(key=key))
 
 
+async def test_calls_that_have_not_begun_are_turned_away_as_such(told: Told) -> None:
+    """Of many calls at once each is answered, or hears SHUTTING_DOWN: none ends as if it had been broken off."""
+    host = host_of(told)
+    await host.start()
+    async with open_channel(f"127.0.0.1:{host.port}") as channel:
+        stub = EventLogServiceStub(channel)
+
+        async def read() -> object:
+            return [each async for each in stub.ReadEvents(pb.ReadEventsRequest(limit=1))]
+
+        calls = [asyncio.ensure_future(each) for _ in range(200) for each in (_get(channel, "nothing"), read())]
+        await calls[0]
+        async with asyncio.timeout(30):
+            await host.stop()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+    turned_away = [decode_error(each) for each in ends if isinstance(each, grpc.aio.AioRpcError)]
+    assert {(each.code, each.reason) for each in turned_away} == {(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")}
+    assert all(each.retry_after for each in turned_away)
+    assert not [each for each in ends if isinstance(each, BaseException) and not isinstance(each, grpc.aio.AioRpcError)]
+
+
 async def test_what_the_grace_cuts_off_is_committed_all_the_same(tmp_path: Path) -> None:
     """A call that outlasts the grace is cancelled; what it had submitted is in the log before the store closes."""
     store = open_log(tmp_path)

@@ -41,6 +41,10 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 _STEADY_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 2.0
+# Before the port is closed: long enough for what was sent already to get here, and how often that is waited for.
+_QUIET_SECONDS: Final = 0.05
+_QUIET_TIMES: Final = 2
+_TURNING_AWAY: Final = 20
 
 
 class ServiceHost:
@@ -122,8 +126,8 @@ class ServiceHost:
         return self.port
 
     async def stop(self) -> None:
-        """Stops without losing anything: NOT_SERVING, drain, no more calls, grace for those under way, background
-        work, `on_stop`.
+        """Stops without losing anything: NOT_SERVING, drain, calls that have not begun are turned away, grace for those
+        under way, background work, `on_stop`.
         """
         if self._stopped:
             return
@@ -132,8 +136,9 @@ class ServiceHost:
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self.settings.drain_seconds)
-        self._interceptor.stop_streams()
+        self._interceptor.stop_taking()
         if self._server is not None:
+            await self._turn_away()
             await self._server.stop(self.settings.grace_seconds)
         if self._health_server is not None:
             await self._health_server.stop(None)
@@ -142,6 +147,20 @@ class ServiceHost:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._close()
         self._log.info("stopped")
+
+    async def _turn_away(self) -> None:
+        """Answers what is on its way here, until nothing comes for a moment, or all the same after a second.
+
+        A server that stops breaks off with CANCELLED, as if it had begun, whatever has arrived and was not looked at.
+        """
+        quiet = 0
+        for _ in range(_TURNING_AWAY):
+            before = self._interceptor.turned_away
+            await asyncio.sleep(_QUIET_SECONDS)
+            # Once may be a loop that was held up, with calls that it has not seen.
+            quiet = quiet + 1 if self._interceptor.turned_away == before else 0
+            if quiet == _QUIET_TIMES:
+                return
 
     def ask_to_stop(self) -> None:
         """Makes `run_until_stopped` stop, as SIGTERM does."""

@@ -51,9 +51,9 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
     Within the
       call `current_traceparent()` is that of the span, or else of the caller.
     - A call for one answer that takes longer than `max_call_seconds` is ended.
-    - After `stop_streams()` calls that stream answers end with UNAVAILABLE: those that read at once, those that also
-    take
-      requests when what they took is answered.
+    - After `stop_taking()` calls that come are turned away with UNAVAILABLE before they begin, and `turned_away` counts
+      them. Calls that stream answers end with UNAVAILABLE too: those that read at once, those that also take requests
+      when what they took is answered.
     """
 
     def __init__(
@@ -65,9 +65,10 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._stopping = asyncio.Event()
         self._log = logger()
+        self.turned_away = 0
 
-    def stop_streams(self) -> None:
-        """Ends streams, so that a shutdown waits for work and not for watchers."""
+    def stop_taking(self) -> None:
+        """Takes no more calls, and ends streams, so that a shutdown waits for work and not for watchers."""
         self._stopping.set()
 
     async def intercept_service(
@@ -76,10 +77,13 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[TRequest, TResponse] | None:
         """Gives the method's handler, wrapped; made once per method."""
+        method = handler_call_details.method
+        if self._stopping.is_set():
+            self.turned_away += 1
+            return cast("grpc.RpcMethodHandler[TRequest, TResponse]", self._turning_away(method))
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = (handler, self._wrap(method, handler))
@@ -100,6 +104,18 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(behaviour, deserialise, serialise)
         behaviour = self._single(method, cast("Any", handler.unary_unary), streamed=False)
         return grpc.unary_unary_rpc_method_handler(behaviour, deserialise, serialise)
+
+    def _turning_away(self, method: str) -> Handler:
+        """Refuses a call of whatever kind without reading any of it: an answer to a stream needs no request."""
+
+        async def refuse(_requests: AsyncIterator[Any], context: Context) -> None:
+            begun = perf_counter()
+            try:
+                self._refuse_more()
+            except UnavailableError as refusal:
+                await self._end(method, context, refusal, begun)
+
+        return grpc.stream_stream_rpc_method_handler(cast("Any", refuse))
 
     def _single(
         self, method: str, call: Callable[[Any, Context], Awaitable[Any]], *, streamed: bool
