@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from chart.rendering import (
     RELEASE,
     SERVICES,
     VALUES,
     Document,
+    changed,
     containers,
     every_installation,
     installed,
@@ -17,6 +19,7 @@ from chart.rendering import (
     of_kind,
     pods,
     port_names,
+    render,
     selects,
     served,
 )
@@ -219,6 +222,32 @@ def test_what_is_elsewhere_is_reached_on_its_own_port_alone() -> None:
     )
     assert [port["port"] for port in production["spec"]["egress"][1]["ports"]] == [4222]
     assert all("to" in rule for rule in production["spec"]["egress"])
+
+
+@pytest.mark.parametrize(
+    ("auth", "port"),
+    [
+        ({"issuer": "https://login.shop.eu/realms/shop"}, 443),
+        ({"issuer": "http://login.identity:8080/realms/shop"}, 8080),
+        ({"issuer": "https://login.shop.eu", "jwks": "http://keys.identity/jwks"}, 80),
+        ({"issuer": "https://login.shop.eu", "keySecret": "key"}, None),
+    ],
+)
+def test_services_reach_whoever_has_the_keys_of_tokens(auth: Document, port: int | None) -> None:
+    """On the port of that address, anywhere or where it is said to be; not where the key is mounted."""
+    given = {"by": ["jwt"], "audience": "throughline", "provedElsewhere": True, **auth}
+    values = {"auth": given, "helmTest": {"enabled": False}}
+    before, anywhere = _egress({}), _egress(values)
+    there = [{"ipBlock": {"cidr": "10.2.0.0/16"}}]
+    narrowed = _egress(changed(values, networkPolicy__issuer=there))
+    rule: Document = {"ports": [{"protocol": "TCP", "port": port}]}
+    assert [each for each in anywhere if each not in before] == ([rule] if port else [])
+    assert [each for each in narrowed if each not in before] == ([{**rule, "to": there}] if port else [])
+
+
+def _egress(values: Document) -> list[Document]:
+    (services,) = (each for each in of_kind(render(values), "NetworkPolicy") if named(each).endswith("-services"))
+    return services["spec"]["egress"]
 
 
 def test_the_default_release_is_named_after_itself() -> None:

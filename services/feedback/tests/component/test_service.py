@@ -239,6 +239,11 @@ async def test_requests_that_name_nothing_are_told_the_field(suite: Suite) -> No
         stub.GetFeedback(pb.GetFeedbackRequest(feedback_id="x")),
         stub.ListInbox(pb.ListInboxRequest(department="billing", states=[99])),  # pyright: ignore[reportArgumentType]
         stub.SubmitFeedback(request(attributes=b"[1]")),
+        # More than the reader takes, than the writer takes, and than the rule allows.
+        *(
+            stub.SubmitFeedback(request(attributes=b'{"a":' + b"[" * depth + b"]" * depth + b"}"))
+            for depth in (2_000, 1_000, 16)
+        ),
         stub.ResolveCase(pb.ResolveCaseRequest(case_id=hex_id("x"), by="ana", resolution="x" * 5_000)),
     ):
         assert await refused(call) == "FIELD_INVALID"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -169,6 +170,8 @@ async def test_a_submission_of_somebody_forgotten_is_nobodys_and_can_be_sealed(w
         ({"verbatim": "a\0b"}, "feedback.verbatim", "FIELD_INVALID"),
         ({"attributes": None}, "attributes", "FIELD_INVALID"),
         ({"attributes": b'{"a":"' + b"x" * 70_000 + b'"}'}, "attributes", "FIELD_INVALID"),
+        ({"attributes": b'{"a":' + b"[" * 16 + b"]" * 16 + b"}"}, "attributes", "FIELD_INVALID"),
+        ({"attributes": b'{"a":' * 17 + b"1" + b"}" * 17}, "attributes", "FIELD_INVALID"),
         ({"client_id": "someone"}, "client_id", "FIELD_INVALID"),
         ({"interaction_id": "something"}, "interaction_id", "FIELD_INVALID"),
         ({"identifiers": ["x"] * 33}, "identifiers", "FIELD_INVALID"),
@@ -186,6 +189,16 @@ async def test_what_is_not_sound_is_refused_with_field_rule_and_remedy(
     assert violation.rule
     assert violation.remedy
     assert world.kinds() == []
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [b'{"a":' + b"[" * 15 + b"]" * 15 + b"}", b'{"a":"' + rb"{\"[\\" * 40 + b'"}', b'{"a":[{}' + b",[]" * 40 + b"]}"],
+)
+async def test_attributes_that_are_not_too_deep_are_taken(world: World, attributes: bytes) -> None:
+    """Sixteen within one another; brackets in words, and lists side by side, count for nothing."""
+    json.loads(attributes)
+    assert (await world.submitting.submit(submission(attributes=attributes))).feedback_id
 
 
 async def test_words_that_are_not_sorted_by_anything_are_still_opened_for_people(world: World) -> None:

@@ -14,6 +14,7 @@ MAX_NAME: Final = 64
 MAX_TEXT: Final = 256
 MAX_VERBATIM: Final = 65_536
 MAX_ATTRIBUTES: Final = 64 * 1024
+MAX_ATTRIBUTES_DEPTH: Final = 16
 MAX_IDENTIFIERS: Final = 32
 MAX_IDENTIFIER_VALUE: Final = 512
 MAX_BY: Final = 200
@@ -26,6 +27,8 @@ MAX_AHEAD: Final = DAY
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
 _SNAKE: Final = re.compile(r"[a-z0-9][a-z0-9_]*\Z")
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
 _ASSURANCES: Final = range(3)
 
 
@@ -84,8 +87,21 @@ def check_submission(submission: Submission, now: int) -> None:
         found.append(Violation("attributes", "a JSON object", 'write them like {"party_size": 4}'))
     elif len(submission.attributes) > MAX_ATTRIBUTES:
         found.append(Violation("attributes", f"at most {MAX_ATTRIBUTES} bytes", "keep large content elsewhere"))
+    elif _is_deeper(submission.attributes, MAX_ATTRIBUTES_DEPTH):
+        rule = f"nested at most {MAX_ATTRIBUTES_DEPTH} deep"
+        found.append(Violation("attributes", rule, 'write them flat, like {"party_size": 4}'))
     if found:
         raise InvalidError.of(*found)
+
+
+def _is_deeper(json: bytes, most: int) -> bool:
+    """Whether a JSON value has more than `most` objects and lists within one another, itself among them."""
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", json)):
+        depth += 1 if bracket in b"{[" else -1
+        if depth > most:
+            return True
+    return False
 
 
 def check_by(by: str) -> None:

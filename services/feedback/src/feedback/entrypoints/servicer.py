@@ -255,14 +255,19 @@ def _submission(request: pb.SubmitFeedbackRequest) -> Submission:
 
 
 def _object(raw: bytes) -> bytes | None:
-    """A JSON object in one form, None where it is none."""
+    """A JSON object in one form, as it came where it is nested too deep for one; None where it is none."""
     if not raw:
         return b""
     try:
         parsed: object = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    return orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS) if isinstance(parsed, dict) else None
+    if not isinstance(parsed, dict):
+        return None
+    try:
+        return orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return raw
 
 
 def _assignments(found: Iterable[tuple[str, str, str, str, str]]) -> list[events.Assignment]:
