@@ -126,7 +126,14 @@ def test_a_server_that_forgets_is_refused(postgres: PostgresServer, postgres_sch
         with pytest.raises(SettingsError, match="synchronous_commit=off"):
             open_store(StoreSettings.from_env("a", environment))
         allowed = environment | {"THROUGHLINE_TEST_ONLY_UNSAFE_DURABILITY": "yes"}
-        open_store(StoreSettings.from_env("a", allowed)).close()
+        store = open_store(StoreSettings.from_env("a", allowed))
+        assert {switch: store.switched_on(switch) for switch in store.switches if switch != "fsync"} == {
+            "synchronous_commit": False,
+            "full_page_writes": True,
+        }
+        with pytest.raises(KeyError):
+            store.switched_on("work_mem")
+        store.close()
     finally:
         postgres.drop_schema(postgres_schema)
         with postgres.connect() as connection:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,23 +81,40 @@ def documents() -> list[dict[str, Any]]:
 # In a process of its own: other tests' figures are in this one.
 SERVES_METRICS = """
 import sys
-from throughline_telemetry import configure, start_metrics_server
+from throughline_telemetry import configure, metrics, start_metrics_server
 
 configure("testing", version=sys.argv[2])
+for switch in sys.argv[3:]:
+    name, _, value = switch.partition("=")
+    metrics.STORE_SYNCS.labels(name).set(float(value))
 start_metrics_server(int(sys.argv[1]))
 sys.stdin.read()
 """
 
 
-@pytest.fixture(scope="session")
-def metrics_port() -> Iterator[int]:
-    """A process's metrics, as every service serves them."""
+@contextmanager
+def serving_metrics(*switches: str) -> Iterator[int]:
+    """A process's metrics, as every service serves them, with what its PostgreSQL said: `fsync=1`."""
     port = free_port()
-    command = [sys.executable, "-c", SERVES_METRICS, str(port), version("throughline-k8s")]
+    command = [sys.executable, "-c", SERVES_METRICS, str(port), version("throughline-k8s"), *switches]
     with subprocess.Popen(tied_to_parent(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         eventually_sync(lambda: answers(port, "metrics"), why="no metrics are served")
         yield port
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def metrics_port() -> Iterator[int]:
+    """Those of a service that is well."""
+    with serving_metrics("fsync=1", "full_page_writes=1") as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def unsynced_metrics_port() -> Iterator[int]:
+    """Those of one whose PostgreSQL was told otherwise after it started; it does not answer everything."""
+    with serving_metrics("fsync=0", "full_page_writes=1", "synchronous_commit=nan") as port:
+        yield port
 
 
 def answers(port: int, path: str) -> bool:

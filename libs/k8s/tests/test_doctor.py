@@ -64,6 +64,18 @@ def test_a_lazy_bus_is_a_fault(run: Run, api: KubeApi, start_bus: Callable[[str]
     assert "acknowledges before it syncs, which is every 120 s" in found(result)["fsync", "fault"]
 
 
+def test_a_store_that_was_told_not_to_sync_is_a_fault(run: Run, api: KubeApi, unsynced_metrics_port: int) -> None:
+    """What PostgreSQL itself answers its service now, wherever it runs, and not what it was started with."""
+    api.ports[f"{name('identity')}-0", 9464] = unsynced_metrics_port
+    result = run("doctor", "--output", "json")
+    assert result.exit_code == 6
+    said = [each for each in told(result)["findings"] if each["check"] == "fsync"]
+    (only,) = said
+    assert only["about"] == f"PostgreSQL of identity ({name('identity')}-0)"
+    assert only["says"].startswith("answers that fsync is off")
+    assert len(told(result)["services"]) == 5
+
+
 def test_a_pod_that_cannot_be_asked_is_told_and_the_rest_is_looked_at(run: Run, api: KubeApi) -> None:
     """A port where nobody listens costs that pod's figures, no more."""
     api.ports[f"{name('journey')}-0", 9464] = 1
@@ -250,7 +262,7 @@ def test_a_certificate_is_read_where_it_is_presented(run: Run, api: KubeApi, tmp
     assert f"identity ({name('identity')}-0) expires in 3.0 days" in found(result)["certificates", "fault"]
 
 
-def test_services_elsewhere_are_told_to_be_unseen(run: Run, tmp_path: Path) -> None:
+def test_services_elsewhere_are_told_to_be_unseen(run: Run, metrics_port: int, tmp_path: Path) -> None:
     """A NATS and a PostgreSQL that the chart does not run are a note, not a clean bill."""
     documents = rendered(
         {
@@ -261,7 +273,14 @@ def test_services_elsewhere_are_told_to_be_unseen(run: Run, tmp_path: Path) -> N
     with KubeApi(tmp_path / "elsewhere", rules=rules(documents, "-viewer")) as api:
         run_release(api, documents)
         result = run("doctor", "--kubeconfig", str(api.kubeconfig), "--output", "json")
-    assert {each["about"] for each in told(result)["findings"] if each["check"] == "fsync"} == {"NATS", "PostgreSQL"}
+        assert unseen(result) == {"NATS", "PostgreSQL"}
+        # A service that runs says what its PostgreSQL answers it.
+        api.ports[f"{name('identity')}-0", 9464] = metrics_port
+        assert unseen(run("doctor", "--kubeconfig", str(api.kubeconfig), "--output", "json")) == {"NATS"}
+
+
+def unseen(result: Result) -> set[str]:
+    return {each["about"] for each in told(result)["findings"] if each["check"] == "fsync"}
 
 
 def test_nobody_known_and_nothing_there_are_told_apart(run: Run, api: KubeApi, tmp_path: Path) -> None:

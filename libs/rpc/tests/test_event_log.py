@@ -275,7 +275,7 @@ async def test_a_reader_who_goes_away_leaves_nothing_behind(served: Served) -> N
 
 
 async def test_metrics_tell_where_the_log_stands(served: Served) -> None:
-    """Position, outbox age, lag and what was put aside are read when they are scraped."""
+    """Position, outbox age, lag, what was put aside and what the server does are read when they are scraped."""
     from prometheus_client import REGISTRY
 
     served.append(b"one", b"two")
@@ -289,3 +289,6 @@ async def test_metrics_tell_where_the_log_stands(served: Served) -> None:
     age = await asyncio.to_thread(REGISTRY.get_sample_value, "throughline_outbox_age_seconds")
     assert age is not None
     assert age >= 0
+    for switch in served.store.switches:
+        on = await asyncio.to_thread(REGISTRY.get_sample_value, "throughline_store_syncs", {"setting": switch})
+        assert on == 1, switch

@@ -43,6 +43,7 @@ DEFAULTS: Final = {
     "POSTGRES_LOCK_TIMEOUT": "30",
 }
 
+_SWITCHES: Final = ("fsync", "synchronous_commit", "full_page_writes")
 _OWN_TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS {schema}.tl_meta (name text PRIMARY KEY, value text NOT NULL)",
     (
@@ -641,6 +642,19 @@ class PostgresStore(Store):
                 self._datastore.pool.check()
             raise log_unavailable(error, doing) from error
 
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """Those that opening it refuses where they are off."""
+        return _SWITCHES
+
+    def switched_on(self, switch: str) -> bool:
+        """Asks the server, in a session of this service's."""
+        if switch not in _SWITCHES:
+            raise KeyError(switch)
+        with self._view() as cursor:
+            row = cursor.execute("SELECT current_setting(%s)", (switch,)).fetchone()
+        return row is not None and row[0] != "off"
+
     def close(self) -> None:
         """Closes every connection."""
         self.log.close()
@@ -665,8 +679,8 @@ def _connect(environment: dict[str, str]) -> psycopg.Connection[Any]:
 def _refuse_forgetful(cursor: Cursor) -> None:
     """Raises SettingsError for a server that acknowledges what it has not synced."""
     cursor.execute(
-        "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes') "
-        "AND setting = 'off' ORDER BY name"
+        "SELECT name, setting FROM pg_settings WHERE name = ANY(%s) AND setting = 'off' ORDER BY name",
+        (list(_SWITCHES),),
     )
     weak = [row[0] for row in cursor.fetchall()]
     if weak:

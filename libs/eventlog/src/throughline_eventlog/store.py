@@ -280,6 +280,20 @@ class Store(ABC):
         Where no Writer runs. Raises StoreNotEmptyError, UnavailableError.
         """
 
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """Settings of the server that decide whether it keeps what it acknowledges, and that may change under a running
+        service; none for an embedded store, which sets its own.
+        """
+        return ()
+
+    def switched_on(self, switch: str) -> bool:
+        """Whether the server says now that one of `switches` is on, for this service's role.
+
+        Raises KeyError for another, UnavailableError.
+        """
+        raise KeyError(switch)
+
     @abstractmethod
     def close(self) -> None:
         """Lets go of every connection."""

@@ -196,6 +196,31 @@ def _probes(seen: Snapshot) -> Iterator[Finding]:
                 )
 
 
+def _answers(seen: Snapshot) -> Iterator[Finding]:
+    """What PostgreSQL answers the services, and who cannot be asked from here."""
+    for process in seen.running:
+        for switch in sorted(name for name, on in process.switches.items() if not on):
+            yield Finding(
+                "fault",
+                "fsync",
+                f"PostgreSQL of {process.component} ({process.pod})",
+                f"answers that {switch} is off: a power cut loses what was acknowledged",
+                f"set {switch} to on for the server, the database and the role, and restart the service",
+            )
+    seen_here = {each.component for each in seen.workloads}
+    if any(each.switches for each in seen.running):
+        seen_here.add(_STORE)
+    for component, what in _ELSEWHERE.items():
+        if seen.workloads and component not in seen_here:
+            yield Finding(
+                "note",
+                "fsync",
+                what,
+                "is run elsewhere: what it does with what it acknowledges is not seen from here",
+                "ask it from inside: throughline k8s replay preflight",
+            )
+
+
 def _durability(seen: Snapshot) -> Iterator[Finding]:
     for each in seen.bus:
         yield from _bus(each)
@@ -218,15 +243,7 @@ def _durability(seen: Snapshot) -> Iterator[Finding]:
                 "keeps its data in no persistent volume: they end with the pod",
                 f"give it one ({workload.component}.storage), or use one that is run elsewhere",
             )
-    for component, what in _ELSEWHERE.items():
-        if seen.workloads and component not in {each.component for each in seen.workloads}:
-            yield Finding(
-                "note",
-                "fsync",
-                what,
-                "is run elsewhere: what it does with what it acknowledges is not seen from here",
-                "ask it from inside: throughline k8s replay preflight",
-            )
+    yield from _answers(seen)
     for pod in seen.pods:
         if any(_true(each, UNSAFE) for each in pod.containers):
             yield Finding(

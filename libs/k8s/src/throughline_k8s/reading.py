@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -174,6 +175,9 @@ def running(of: Pod, text: str, now: float | None) -> Running:
     version = ""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
+            if math.isnan(sample.value):
+                # A store that was away when it was asked.
+                continue
             values[sample.name] = values.get(sample.name, 0.0) + sample.value
             for name, value in sample.labels.items():
                 by_label[f"{sample.name}.{name}"][value] += int(sample.value)
@@ -194,6 +198,7 @@ def running(of: Pod, text: str, now: float | None) -> Running:
         int(values.get("throughline_unexpected_errors_total", 0)),
         tuple(sorted(name for name, well in by_label["throughline_healthy.check"].items() if not well)),
         dict(by_label["throughline_offers_total.verdict"]),
+        {switch: on > 0 for switch, on in by_label["throughline_store_syncs.setting"].items()},
     )
 
 

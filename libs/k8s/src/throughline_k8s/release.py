@@ -113,6 +113,7 @@ class Running:
     """What a service's process says of itself in its metrics. `ahead` is its clock over that of the API, in seconds.
 
     `offers` counts by verdict, `lags` messages not taken by stream, `unhealthy` names the checks with a reason.
+    `switches` says of the settings by which its PostgreSQL keeps what it acknowledges whether they are on.
     """
 
     pod: str
@@ -128,6 +129,7 @@ class Running:
     unexpected: int
     unhealthy: tuple[str, ...]
     offers: Mapping[str, int]
+    switches: Mapping[str, bool] = field(default_factory=dict[str, bool])
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,10 @@ class EventLogServicer(eventlog_pb2_grpc.EventLogServiceServicer):
     def export_metrics(self) -> None:
         """Lets each scrape of the metrics read where the log, the relay and the consumers stand."""
         metrics.LOG_POSITION.set_function(lambda: self._measured(self._last))
+        for switch in self._store.switches:
+            metrics.STORE_SYNCS.labels(switch).set_function(
+                lambda switch=switch: self._measured(lambda: self._store.switched_on(switch))
+            )
         progress = self._progress
         if progress is None:
             return

@@ -27,6 +27,11 @@ COMMIT_SECONDS: Final = Histogram(
     "throughline_commit_seconds", "From the begin of a transaction to the disk having it.", buckets=_FAST
 )
 LOG_POSITION: Final = Gauge("throughline_log_position", "Position of the last event of this service's log.")
+STORE_SYNCS: Final = Gauge(
+    "throughline_store_syncs",
+    "1 where the store's server says that a setting by which it keeps what it acknowledges is on, 0 where it is off.",
+    ["setting"],
+)
 PUBLISHED_POSITION: Final = Gauge("throughline_published_position", "Position up to which the log is on the bus.")
 PUBLISHED: Final = Counter("throughline_published_events", "Events put on the bus by this process.")
 OUTBOX_AGE: Final = Gauge(
