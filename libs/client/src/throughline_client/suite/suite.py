@@ -71,8 +71,9 @@ class Suite:
     processes are killed when that thread ends, so that a crashed parent leaves nothing behind.
 
     `port_base` is the first of the ports: services in order from there, the bus at +5, metrics from +10; 0 takes free
-    ones. `services` may name fewer than all. `environment` is added to every service's, `bus_lines` to the bus's
-    configuration; `credentials` are what services are called with where that makes them want some.
+    ones. `services` may name fewer than all. `environment` is added to every service's, `own_environment` to that of
+    the service it is given for, `bus_lines` to the bus's configuration; `credentials` are what services are called with
+    where that makes them want some.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Suite:
     partition: int = 0
     services: Sequence[str] = SERVICES
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    own_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     bus_lines: str = ""
     credentials: CallerCredentials = IN_THE_CLEAR
     ready_seconds: float = READY_SECONDS
@@ -355,6 +357,7 @@ class Suite:
             "THROUGHLINE_PORT": self.addresses[name].rpartition(":")[2],
             "THROUGHLINE_METRICS_PORT": self.metrics[name].rpartition(":")[2],
             **self.environment,
+            **self.own_environment.get(name, {}),
         }
 
     def _end(self, names: list[str], timeout: float) -> None:
