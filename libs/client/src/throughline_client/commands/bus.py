@@ -20,7 +20,12 @@ _FORMS: Final = ("table", "json", "nats-server", "nsc")
 
 @click.group()
 def bus() -> None:
-    """What services need of NATS."""
+    """What services need of NATS.
+
+    \b
+    Example:
+      throughline bus permissions --output nats-server
+    """
 
 
 @bus.command()
