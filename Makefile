@@ -16,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11
 STALE_UV := $(shell .tools/uv/bin/python -c '' 2>/dev/null || echo force)
 STALE_VENV := $(shell .venv/bin/python -c '' 2>/dev/null || echo force)
 
-.PHONY: help setup lock generate golden demo test acceptance cluster-test mutation fuzz lint breaking bench chart clean force
+.PHONY: help setup lock generate golden demo freeze test acceptance cluster-test mutation fuzz lint breaking bench chart clean force
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,9 @@ golden: setup ## add golden bytes of new events, or new versions of events; neve
 
 chart: setup ## write what is made of the chart: its README's table, and the snapshots of its tests
 	@PYTHONPATH=tests $(BIN)/python -m chart.documenting
+
+freeze: setup ## keep this version's chart and data, for the next version's tests to be put over; once a version is out
+	@PYTHONPATH=tests $(BIN)/python -m upgrade.freezing
 
 demo: setup ## start the whole suite on this machine and walk through it
 	@$(BIN)/python -m throughline_demo $(ARGS)

@@ -105,13 +105,13 @@ def test_schemas_are_prepared_for_the_roles_that_will_use_them(
 @pytest.mark.parametrize(
     ("installation", "when"),
     [
-        ("production", "pre-install,pre-upgrade"),
-        ("default", "post-install,pre-upgrade"),
-        ("everything", "post-install,pre-upgrade"),
+        ("production", "pre-install,pre-upgrade,pre-rollback"),
+        ("default", "post-install,pre-upgrade,pre-rollback"),
+        ("everything", "post-install,pre-upgrade,pre-rollback"),
     ],
 )
 def test_it_runs_before_whatever_it_is_for(installation: str, when: str) -> None:
-    """Before an installation, unless bus, store or secrets come with it; network, then preflight, then schemas."""
+    """Before an installation, unless they come with it, and every change; network, then preflight, then schemas."""
     documents = installed(installation)
     hooks = [each for each in documents if "helm.sh/hook-weight" in each["metadata"].get("annotations", {})]
     annotations = [each["metadata"]["annotations"] for each in hooks]
