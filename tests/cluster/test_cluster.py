@@ -1,7 +1,8 @@
 """`make cluster-test`: one release on the cluster that KUBECONFIG names, shaken under load; it must lose nothing.
 
 Needs the right to make a namespace, and images that the cluster can pull: THROUGHLINE_CLUSTER_IMAGES (what
-`image.repository` is, e.g. registry.example/throughline) and THROUGHLINE_CLUSTER_TAG.
+`image.repository` is, e.g. registry.example/throughline) and THROUGHLINE_CLUSTER_TAG. With
+THROUGHLINE_CLUSTER_PREVIOUS_TAG, the previous version's images, an upgrade from it and the rollback are tested too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 from cluster.load import Load, check_nothing_is_lost, offering, until_answered
 from kubernetes import client as kubernetes
 from kubernetes import config
+from upgrade import freezing
 
 from throughline_client import Throughline
 from throughline_client.endpoints import SERVICES
@@ -33,6 +35,9 @@ from throughline_k8s.release import selector
 from throughline_testkit import eventually
 
 CHART = Path(__file__).parents[2] / "charts" / "throughline"
+PREVIOUS_CHART = freezing.PREVIOUS / freezing.CHART
+TAG = "THROUGHLINE_CLUSTER_TAG"
+PREVIOUS_TAG = "THROUGHLINE_CLUSTER_PREVIOUS_TAG"
 RELEASE = "crm"
 MINUTES = 60.0
 READY = 10 * MINUTES
@@ -64,6 +69,10 @@ class Installed:
         work = partial(self.helm.upgrade, str(CHART), RELEASE, self.values, wait="watcher", timeout=int(READY))
         await asyncio.to_thread(work, namespace=self.namespace)
 
+    async def rollback(self) -> None:
+        """`helm rollback` to the revision before, which returns when everything is ready again."""
+        await asyncio.to_thread(self.helm.rollback, RELEASE, wait="watcher", timeout=int(READY))
+
     def pods(self, component: str = "") -> list[dict[str, Any]]:
         """The pods of the release, or of one component."""
         return self.cluster.listed(PODS, selector(RELEASE, component))
@@ -91,33 +100,41 @@ def _is_ready(pod: dict[str, Any]) -> bool:
     return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
 
 
-@pytest.fixture
-def installed() -> Iterator[Installed]:
-    """The chart's defaults on an empty namespace; the namespace goes with the test, whatever became of it."""
+@contextmanager
+def _installation(chart: Path, values: dict[str, Any], tag: str) -> Iterator[Installed]:
+    """A chart on an empty namespace; the namespace goes with the block, whatever became of it."""
     config.load_kube_config()
     core = kubernetes.CoreV1Api()
     namespace = f"throughline-test-{uuid4().hex[:8]}"
     core.create_namespace(kubernetes.V1Namespace(metadata=kubernetes.V1ObjectMeta(name=namespace)))
-    values: dict[str, Any] = {
-        "image": {
-            "repository": os.environ["THROUGHLINE_CLUSTER_IMAGES"],
-            "tag": os.environ.get("THROUGHLINE_CLUSTER_TAG", ""),
-        },
-        "k8sClient": {"enabled": True},
-    }
+    repository = os.environ["THROUGHLINE_CLUSTER_IMAGES"]
+    todays = {"image": {"repository": repository, "tag": os.environ.get(TAG, "")}, "k8sClient": {"enabled": True}}
     try:
         with helm_python.Config(namespace=namespace) as helm:
-            helm.install(str(CHART), RELEASE, values, namespace=namespace, wait="watcher", timeout=int(READY))
-            yield Installed(namespace, helm, core, Cluster.find(None, None, namespace), values)
+            first = {**values, "image": {"repository": repository, "tag": tag}}
+            helm.install(str(chart), RELEASE, first, namespace=namespace, wait="watcher", timeout=int(READY))
+            yield Installed(namespace, helm, core, Cluster.find(None, None, namespace), todays)
     finally:
         core.delete_namespace(namespace)
 
 
-async def test_a_release_loses_nothing_whatever_is_done_to_it(installed: Installed, tmp_path: Path) -> None:
-    """Install, helm test, load; under load an upgrade, scaling, kills and a drained node; then the five counters add
-    up, each interaction answered is recorded once, live digests are those of a replay, and uninstalling leaves nothing.
-    """
-    await asyncio.to_thread(installed.helm.test, RELEASE, timeout=int(READY))
+@pytest.fixture
+def installed() -> Iterator[Installed]:
+    """The chart's defaults."""
+    with _installation(CHART, {"k8sClient": {"enabled": True}}, os.environ.get(TAG, "")) as installation:
+        yield installation
+
+
+@pytest.fixture
+def previous() -> Iterator[Installed]:
+    """The previous version's chart and images, with its defaults."""
+    with _installation(PREVIOUS_CHART, {}, os.environ[PREVIOUS_TAG]) as installation:
+        yield installation
+
+
+@asynccontextmanager
+async def _under_load(installed: Installed) -> AsyncIterator[Load]:
+    """Interactions are offered while the block runs; after it, none that was answered may be missing."""
     with ExitStack() as forwarding:
         addresses = {
             service: forwarding.enter_context(
@@ -127,17 +144,40 @@ async def test_a_release_loses_nothing_whatever_is_done_to_it(installed: Install
         }
         async with Throughline(addresses) as client:
             async with offering(client) as load:
-                for shake in (_roll, _scale, _kill, _drain):
-                    await until_answered(load, 1_000)
-                    await shake(installed, load)
-                    await installed.ready()
-                await until_answered(load, 1_000)
+                yield load
             await check_nothing_is_lost(client, load, READY)
+
+
+async def test_a_release_loses_nothing_whatever_is_done_to_it(installed: Installed, tmp_path: Path) -> None:
+    """Install, helm test, load; under load an upgrade, scaling, kills and a drained node; then the five counters add
+    up, each interaction answered is recorded once, live digests are those of a replay, and uninstalling leaves nothing.
+    """
+    await asyncio.to_thread(installed.helm.test, RELEASE, timeout=int(READY))
+    async with _under_load(installed) as load:
+        for shake in (_roll, _scale, _kill, _drain):
+            await until_answered(load, 1_000)
+            await shake(installed, load)
+            await installed.ready()
+        await until_answered(load, 1_000)
     assert await _throughline(installed, "doctor") == 0
     assert await _throughline(installed, "replay", "--into", str(tmp_path), "all") == 0, "a state differs from its log"
     await asyncio.to_thread(installed.helm.uninstall, RELEASE, wait="watcher", timeout=int(READY))
     left = [each for each in installed.pods() if "deletionTimestamp" not in each["metadata"]]
     assert left == []
+
+
+@pytest.mark.skipif(
+    not os.environ.get(PREVIOUS_TAG), reason=f"no previous version: set {PREVIOUS_TAG} to the tag of its images"
+)
+async def test_an_upgrade_and_its_rollback_lose_nothing(previous: Installed, tmp_path: Path) -> None:
+    """From the previous version to today's, back and forward again, under load; then live digests are a replay's."""
+    async with _under_load(previous) as load:
+        for change in (previous.upgrade, previous.rollback, previous.upgrade):
+            await until_answered(load, 1_000)
+            await change()
+            await previous.ready()
+        await until_answered(load, 1_000)
+    assert await _throughline(previous, "replay", "--into", str(tmp_path), "all") == 0, "a state differs from its log"
 
 
 async def _throughline(installed: Installed, command: str, *arguments: str) -> int:
