@@ -310,3 +310,10 @@ def test_the_notes_end_in_three_commands_that_fit(installation: str) -> None:
     name = VALUES[installation].get("fullnameOverride", "shop-throughline")
     assert f"service/{name}-ingestion" in notes
     assert ("get secret" in notes) == any(of_kind(installed(installation), "Secret"))
+
+
+def test_bus_and_store_do_not_restart_for_another_version_of_the_chart() -> None:
+    """Nothing in their pods tells of the version; in the services' pods it stands."""
+    version = f"throughline-{yaml.safe_load((CHART / 'Chart.yaml').read_text())['version']}"
+    for name, pod in served(installed("default")).items():
+        assert (version in str(pod)) == name.startswith("Deployment/"), name

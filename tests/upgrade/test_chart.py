@@ -111,7 +111,11 @@ def test_keys_that_are_there_cannot_be_replaced(cluster: Cluster) -> None:
     cluster.install(str(TODAYS))
     made = cluster.api.named("secrets")
     assert all(made[name]["immutable"] for name in (KEYS, PASSWORD))
+    running = cluster.api.named("statefulsets")
     cluster.upgrade(image={"tag": "next"})
+    # Bus and store are the same pods still.
+    now = cluster.api.named("statefulsets")
+    assert [now[name]["spec"] for name in running] == [each["spec"] for each in running.values()]
     assert {name: each["data"] for name, each in cluster.api.named("secrets").items()} == {
         name: each["data"] for name, each in made.items()
     }

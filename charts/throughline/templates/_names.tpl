@@ -16,11 +16,16 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{- define "throughline.labels" -}}
+{{ include "throughline.steadyLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Those that no new version of the chart changes: for pods that need not restart for one. (dict "root" $ "component" "nats") */}}
+{{- define "throughline.steadyLabels" -}}
 {{ include "throughline.selector" . }}
 app.kubernetes.io/part-of: throughline
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
