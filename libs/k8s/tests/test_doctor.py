@@ -152,7 +152,7 @@ def _growing_claim(api: KubeApi) -> None:
 def _two_images(api: KubeApi) -> None:
     pod = json.loads(json.dumps(api.objects["pods", f"{name('journey')}-0"]))
     pod["metadata"]["name"] = f"{name('journey')}-1"
-    pod["spec"]["containers"][0]["image"] = "throughline-journey:0.2.0"
+    pod["spec"]["containers"][0]["image"] = "throughline-journey:another"
     api.objects["pods", pod["metadata"]["name"]] = pod
     api.ports[pod["metadata"]["name"], 9464] = api.ports[f"{name('journey')}-0", 9464]
     api.ports[pod["metadata"]["name"], 50051] = api.ports[f"{name('journey')}-0", 50051]

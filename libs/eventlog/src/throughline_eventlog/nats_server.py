@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -45,11 +47,17 @@ def find_nats_server() -> Path:
     return Path(found)
 
 
+_PORTS: Final = range(20_000, 32_768)
+"""Below those that Linux gives to outgoing connections, one of which could take a port before its server does."""
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    """A port that was free a moment ago. Raises OSError where none of a thousand is."""
+    for port in random.sample(_PORTS, 1_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise OSError(f"no free port on {host} among a thousand from {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 @dataclass(slots=True)
