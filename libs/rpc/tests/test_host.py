@@ -458,3 +458,18 @@ async def test_a_service_says_where_it_listens_and_what_of_that_is_unsafe(told: 
         1,
     ]
     assert await said(host="::", tls=tls, authentication=authentication) == (False, [])
+
+
+def test_a_process_serves_a_partition_that_is_in_force() -> None:
+    """Untold the only one; of several it must be told which, and of a number that is not in force it says what to do."""
+    assert HostSettings.from_env("ingestion", {}).partition == 0
+    parted = {"THROUGHLINE_PARTITIONS": "ingestion=1:2"}
+    assert HostSettings.from_env("ingestion", {**parted, "THROUGHLINE_PARTITION": "101"}).partition == 101
+    assert HostSettings.from_env("ingestion", {"THROUGHLINE_PARTITIONS": "ingestion=1:2:1"}).partition == 200
+    assert HostSettings.from_env("identity", parted).partition == 0
+    with pytest.raises(HostSettingsError, match=r"has 2 partitions .* set THROUGHLINE_PARTITION to one of 100, 101$"):
+        HostSettings.from_env("ingestion", parted)
+    with pytest.raises(HostSettingsError, match=r"INGESTION_PARTITION is 0: .* was replaced and is kept for reading"):
+        HostSettings.from_env("ingestion", {**parted, "INGESTION_PARTITION": "0"})
+    with pytest.raises(HostSettingsError, match="THROUGHLINE_PARTITIONS gives journey other partitions"):
+        HostSettings.from_env("ingestion", {"THROUGHLINE_PARTITIONS": "journey=2"})

@@ -39,7 +39,6 @@ class RunFile:
     """What `throughline up` writes into its data folder while it runs."""
 
     pid: int
-    partition: int
     nats: str
     addresses: dict[str, str]
     pids: dict[str, int]
@@ -69,7 +68,6 @@ def read_run_file(folder: Path) -> RunFile | None:
         found = orjson.loads((folder / RUN_FILE).read_bytes())
         return RunFile(
             int(found["pid"]),
-            int(found["partition"]),
             str(found["nats"]),
             {str(name): str(address) for name, address in found["addresses"].items()},
             {str(name): int(pid) for name, pid in found["pids"].items()},

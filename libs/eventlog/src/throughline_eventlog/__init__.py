@@ -20,6 +20,7 @@ from throughline_eventlog.errors import (
 )
 from throughline_eventlog.garbage import collecting_seldom
 from throughline_eventlog.observing import BatchKind, Observer
+from throughline_eventlog.partitions import PARTITIONS, PARTITIONS_FILE, Partitioning
 from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
 from throughline_eventlog.rights import (
     BusRights,
@@ -67,6 +68,8 @@ _AT_THE_BUS = {
 }
 
 __all__ = [
+    "PARTITIONS",
+    "PARTITIONS_FILE",
     "POISON",
     "SCHEMAS",
     "ArchiveReader",
@@ -95,6 +98,7 @@ __all__ = [
     "NewerLogError",
     "NotAskedError",
     "Observer",
+    "Partitioning",
     "Projection",
     "Reader",
     "Relay",

@@ -110,6 +110,19 @@ class StoreSettings:
             place = {"POSTGRES_SCHEMA": f"{self.environment['POSTGRES_SCHEMA']}_{name}"}
         return StoreSettings(f"{self.service}_{name}", {**self.environment, **place})
 
+    def of_partition(self, number: int) -> StoreSettings:
+        """The store of one partition of the service, in a file beside or a schema of its own; that of number 0 is at
+        the very place that these settings name.
+        """
+        if number == 0:
+            return self
+        if self.module == SQLITE:
+            file = Path(self.environment["SQLITE_DBNAME"])
+            place = {"SQLITE_DBNAME": str(file.with_name(f"{file.stem}-{number}{file.suffix}"))}
+        else:
+            place = {"POSTGRES_SCHEMA": f"{self.environment['POSTGRES_SCHEMA']}_{number}"}
+        return StoreSettings(self.service, {**self.environment, **place})
+
     @property
     def module(self) -> str:
         """The persistence module: `eventsourcing.sqlite` or `eventsourcing.postgres`."""

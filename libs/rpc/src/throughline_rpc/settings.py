@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Self
 
+from throughline_eventlog.errors import SettingsError
+from throughline_eventlog.partitions import PARTITIONS, Partitioning
 from throughline_rpc.callers import ADMIN, NOBODY, ROLES
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
@@ -191,7 +193,9 @@ class HostSettings:
     """Where a service listens (port 0: any free port) and how long it takes to stop, in seconds."""
 
     service: str
+    # Of the service's partitions in force the one that this process serves.
     partition: int = 0
+    partitioning: Partitioning = field(default_factory=Partitioning)
     host: str = "127.0.0.1"
     port: int = 0
     metrics_host: str = "127.0.0.1"
@@ -221,7 +225,7 @@ class HostSettings:
 
     @classmethod
     def from_env(cls, service: str, env: Mapping[str, str] = os.environ, *, default_port: int = 0) -> HostSettings:
-        """Reads THROUGHLINE_HOST, _PORT, _PARTITION, _METRICS_HOST, _METRICS_PORT, _DRAIN_SECONDS, _GRACE_SECONDS,
+        """Reads THROUGHLINE_HOST, _PORT, _PARTITIONS, _PARTITION, _METRICS_HOST, _METRICS_PORT, _DRAIN_SECONDS, _GRACE_SECONDS,
         _MAX_MESSAGE_BYTES, _MAX_CONCURRENT_STREAMS, _MAX_CONCURRENT_CALLS, _MAX_CALL_SECONDS, _DEFAULT_ROLE,
         _HEALTH_PORT, what `TlsFiles.from_env` and
         `AuthenticationSettings.from_env` read, and _TLS_CLIENT_CERTIFICATES; each also as <SERVICE>_<NAME>
@@ -234,6 +238,7 @@ class HostSettings:
         host = reader.text("HOST", defaults.host)
         tls = TlsFiles.from_env(env, service=service)
         required = _require_client_certificates(reader, tls)
+        partitioning, partition = _partition(service, env, reader)
         authentication = AuthenticationSettings.from_env(env, service=service)
         if authentication is not None and authentication.certificates and not required:
             raise HostSettingsError(
@@ -242,7 +247,8 @@ class HostSettings:
             )
         return cls(
             service=service,
-            partition=int(reader.number("PARTITION", defaults.partition, 0, 1_000_000)),
+            partition=partition,
+            partitioning=partitioning,
             host=host,
             port=int(reader.number("PORT", default_port, 0, 65_535)),
             metrics_host=reader.text("METRICS_HOST", host),
@@ -289,6 +295,24 @@ def exposed(settings: HostSettings) -> list[tuple[str, str]]:
     return found
 
 
+def _partition(service: str, env: Mapping[str, str], reader: _Reader) -> tuple[Partitioning, int]:
+    """How the installation is parted, and which part this process is; untold, the only one in force."""
+    try:
+        partitioning = Partitioning.parse(env.get(PARTITIONS, ""))
+        numbers = partitioning.in_force(service)
+        told = reader.text("PARTITION", "")
+        if not told and len(numbers) > 1:
+            raise HostSettingsError(
+                f"{service} has {len(numbers)} partitions ({PARTITIONS}), and nothing says which one this process "
+                f"serves: set THROUGHLINE_PARTITION to one of {', '.join(map(str, numbers))}"
+            )
+        number = int(reader.number("PARTITION", numbers[0], 0, 1_000_000))
+        partitioning.check_in_force(service, number, reader.named("PARTITION"))
+    except SettingsError as error:
+        raise HostSettingsError(str(error)) from error
+    return partitioning, number
+
+
 def _require_client_certificates(reader: _Reader, tls: TlsFiles | None) -> bool:
     """As told; untold, where there is a CA to verify them by."""
     said = reader.text("TLS_CLIENT_CERTIFICATES", "")
@@ -327,10 +351,10 @@ class _Reader:
     def one_of(self, name: str, default: str, known: Sequence[str]) -> str:
         found = self.text(name, default)
         if found not in known:
-            raise HostSettingsError(f"{self._given(name)} is {found!r}; give one of {', '.join(known)}")
+            raise HostSettingsError(f"{self.named(name)} is {found!r}; give one of {', '.join(known)}")
         return found
 
-    def _given(self, name: str) -> str:
+    def named(self, name: str) -> str:
         return self._own + name if self._env.get(self._own + name) else f"THROUGHLINE_{name}"
 
     def number(self, name: str, default: float, least: int, most: int) -> float:
@@ -340,5 +364,5 @@ class _Reader:
         except ValueError:
             number = -1.0
         if not least <= number <= most:
-            raise HostSettingsError(f"{self._given(name)} is {text!r}; give a number from {least} to {most}")
+            raise HostSettingsError(f"{self.named(name)} is {text!r}; give a number from {least} to {most}")
         return number

@@ -39,9 +39,10 @@ class Settings:
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
         """Reads the settings. Raises: HostSettingsError, SettingsError, PrivacySettingsError, naming the variable."""
         routes = env.get(ROUTES_FILE, "").strip()
+        host = HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT)
         return cls(
-            host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
-            store=StoreSettings.from_env(SERVICE, env),
+            host=host,
+            store=StoreSettings.from_env(SERVICE, env).of_partition(host.partition),
             bus=BusSettings.from_env(env, service=SERVICE),
             proofs=ProofSettings.from_env(env),
             privacy=PrivacySettings.from_env(env),

@@ -38,9 +38,10 @@ class Settings:
 
         Raises: HostSettingsError, SettingsError, PrivacySettingsError, naming the variable.
         """
+        host = HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT)
         return cls(
-            host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
-            store=StoreSettings.from_env(SERVICE, env),
+            host=host,
+            store=StoreSettings.from_env(SERVICE, env).of_partition(host.partition),
             bus=BusSettings.from_env(env, service=SERVICE),
             proofs=ProofSettings.from_env(env),
             privacy=PrivacySettings.from_env(env),

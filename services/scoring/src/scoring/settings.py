@@ -36,9 +36,10 @@ class Settings:
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
         """Reads the settings. Raises: HostSettingsError, SettingsError, naming the variable."""
+        host = HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT)
         return cls(
-            host=HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT),
-            store=StoreSettings.from_env(SERVICE, env),
+            host=host,
+            store=StoreSettings.from_env(SERVICE, env).of_partition(host.partition),
             bus=BusSettings.from_env(env, service=SERVICE),
             proofs=ProofSettings.from_env(env),
             minimum=_whole(env, MINIMUM, DEFAULT_MINIMUM, least=1),

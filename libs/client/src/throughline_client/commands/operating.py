@@ -49,12 +49,9 @@ NO_ADDRESS = "NO ADDRESS"
     help="First port: the services in order, the bus at +5, metrics from +10; 0 takes free ones.",
 )
 @click.option(
-    "--partition", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Partition to serve."
-)
-@click.option(
     "--wait", type=float, default=READY_SECONDS, show_default=True, help="Seconds until every service must be ready."
 )
-def up(*, data: Path | None, port_base: int, partition: int, wait: float) -> None:
+def up(*, data: Path | None, port_base: int, wait: float) -> None:
     """Run the whole suite on this machine, in the foreground.
 
     Starts a real nats-server (JetStream, synced before each acknowledgement) and the five services as processes, on
@@ -70,7 +67,7 @@ def up(*, data: Path | None, port_base: int, partition: int, wait: float) -> Non
     \b
     Exit codes: 0 stopped as asked; 3 could not start (folder in use, port busy, a part not ready); 5 a part ended.
     """
-    suite = Suite(data_folder(data).absolute(), port_base=port_base, partition=partition, ready_seconds=wait)
+    suite = Suite(data_folder(data).absolute(), port_base=port_base, ready_seconds=wait)
     with _Asked() as asked:
         tell(f"starting on {suite.folder} ...")
         try:

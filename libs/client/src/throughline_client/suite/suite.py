@@ -78,7 +78,6 @@ class Suite:
 
     folder: Path
     port_base: int = 0
-    partition: int = 0
     services: Sequence[str] = SERVICES
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     own_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
@@ -352,7 +351,6 @@ class Suite:
             "THROUGHLINE_SIGNING_KEYS_FILE": str(self.folder / SIGNING_KEYS_FILE),
             "THROUGHLINE_FORGOTTEN_LIST": str(self.folder / FORGOTTEN_FILE),
             "THROUGHLINE_NATS_URL": self.bus.url,
-            "THROUGHLINE_PARTITION": str(self.partition),
             "THROUGHLINE_HOST": HOST,
             "THROUGHLINE_PORT": self.addresses[name].rpartition(":")[2],
             "THROUGHLINE_METRICS_PORT": self.metrics[name].rpartition(":")[2],
@@ -375,7 +373,7 @@ class Suite:
                 child.process.wait()
 
     def _write_run_file(self) -> None:
-        RunFile(os.getpid(), self.partition, self.bus.url, self.addresses, self.pids, self.metrics).write(self.folder)
+        RunFile(os.getpid(), self.bus.url, self.addresses, self.pids, self.metrics).write(self.folder)
 
 
 @contextmanager
