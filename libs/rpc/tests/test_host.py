@@ -461,7 +461,7 @@ async def test_a_service_says_where_it_listens_and_what_of_that_is_unsafe(told: 
 
 
 def test_a_process_serves_a_partition_that_is_in_force() -> None:
-    """Untold the only one; of several it must be told which, and of a number that is not in force it says what to do."""
+    """Untold the only one; of several it must be told which, and a number that is not in force is refused with why."""
     assert HostSettings.from_env("ingestion", {}).partition == 0
     parted = {"THROUGHLINE_PARTITIONS": "ingestion=1:2"}
     assert HostSettings.from_env("ingestion", {**parted, "THROUGHLINE_PARTITION": "101"}).partition == 101

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from throughline_eventlog.archive import ArchiveReader, Bookkeeping, Restoration, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
-from throughline_eventlog.deriving import Derivation, NotAskedError, Projection
+from throughline_eventlog.deriving import Derivation, NotAskedError, Parting, Predecessor, Projection
 from throughline_eventlog.describing import file_descriptor_set
 from throughline_eventlog.errors import (
     InboxConflictError,
+    LogGrewError,
     LogUnavailableError,
     NewerLogError,
+    SealedLogError,
     SettingsError,
     StreamConflictError,
     log_unavailable,
@@ -41,6 +43,7 @@ from throughline_eventlog.store import (
     Reader,
     Store,
     Transaction,
+    discard_store,
     open_store,
     wall_clock,
 )
@@ -90,6 +93,7 @@ __all__ = [
     "Handler",
     "InboxConflictError",
     "InboxPosition",
+    "LogGrewError",
     "LogUnavailableError",
     "LoggedRow",
     "NatsServer",
@@ -98,12 +102,15 @@ __all__ = [
     "NewerLogError",
     "NotAskedError",
     "Observer",
+    "Parting",
     "Partitioning",
+    "Predecessor",
     "Projection",
     "Reader",
     "Relay",
     "Restoration",
     "Schemas",
+    "SealedLogError",
     "SettingsError",
     "Step",
     "Store",
@@ -116,6 +123,7 @@ __all__ = [
     "Writer",
     "all_rights",
     "collecting_seldom",
+    "discard_store",
     "file_descriptor_set",
     "inbox_of",
     "log_unavailable",

@@ -15,13 +15,15 @@ class Bookkeeping:
     """What a store keeps beside events, commits and rows: small, and read at once.
 
     `types`: (event type, schema version) of everything in the log. `trackings`: the highest message sequence taken by
-    `stream@created`. `tables`: the names of all tables that are there.
+    `stream@created`. `tables`: the names of all tables that are there. `sealed`: the partitions that follow the log,
+    empty where it is not sealed.
     """
 
     types: tuple[tuple[str, int], ...]
     trackings: tuple[tuple[str, int], ...]
     inboxes: tuple[InboxPosition, ...]
     tables: tuple[str, ...]
+    sealed: str = ""
 
 
 class ArchiveReader(Protocol):

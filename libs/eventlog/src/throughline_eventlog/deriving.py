@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from throughline_eventlog.records import NewEvent
 from throughline_eventlog.store import Reader, Transaction
 from throughline_kernel import Recorded, Refusal
 
@@ -107,4 +109,54 @@ class Projection(Protocol):
 
     def level(self, tx: Transaction) -> None:
         """Lays the tables out in the way in which `rows` gives them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A log that others follow, as its last checkpoint says: number of its partition, origin, how many events, position
+    of the last one, and root (32 bytes).
+    """
+
+    number: int
+    origin: str
+    size: int
+    position: int
+    root: bytes
+
+
+class Parting(Protocol):
+    """Says which of several partitions each event of a service's log belongs to; found through `throughline.partings`.
+
+    Is shown a whole log in order: what an event says may need what was said before. One for each log.
+    """
+
+    @property
+    def service(self) -> str:
+        """Name of the service."""
+        ...
+
+    @property
+    def opening(self) -> bytes:
+        """The stream (16 bytes) of the event that ends what was taken over."""
+        ...
+
+    @property
+    def shared(self) -> Collection[bytes]:
+        """The streams (16 bytes) that have events in several partitions' logs."""
+        ...
+
+    def part(self, event: Recorded, owner: Callable[[str], int]) -> Mapping[int, bytes] | None:
+        """The payload of the event by partition, None where the event belongs in each as it is.
+
+        `owner` gives the partition that has a key. Raises LookupError for an event of which it cannot be said.
+        """
+        ...
+
+    def everywhere(self, key: str) -> bool:
+        """Whether each partition has the aggregate of this key."""
+        ...
+
+    def opened(self, number: int, count: int, predecessors: Sequence[Predecessor], at: int) -> NewEvent:
+        """The event that ends what was taken over; `at` in microseconds."""
         ...

@@ -13,6 +13,29 @@ class NewerLogError(PreconditionError):
     """The log, or an event in it, was written by a newer version of this code: start that version."""
 
 
+class SealedLogError(PreconditionError):
+    """The log was followed by others and is kept as it is: nothing is written to it any more."""
+
+    def __init__(self, service: str, successors: str) -> None:
+        super().__init__(
+            "LOG_SEALED",
+            f"this log of {service} is sealed: partitions {successors} follow it. Write to those, where "
+            "THROUGHLINE_PARTITIONS and THROUGHLINE_PARTITION name them; this one can be read, replayed and proved",
+            {"service": service, "successors": successors},
+        )
+
+
+class LogGrewError(ConflictError):
+    """Something was written between looking at a log and sealing it: a service still runs."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(
+            "CONCURRENT_CHANGE",
+            f"the log of {service} grew meanwhile and was not sealed: a {service} still runs; stop it and begin again",
+            {"service": service},
+        )
+
+
 class StreamConflictError(ConflictError):
     """Another writer took this version of the stream first: read the stream again and decide anew."""
 

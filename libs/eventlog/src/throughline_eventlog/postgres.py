@@ -24,13 +24,13 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from throughline_eventlog.application import EventLog
 from throughline_eventlog.archive import Bookkeeping, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
-from throughline_eventlog.errors import SettingsError, log_unavailable
+from throughline_eventlog.errors import LogGrewError, SealedLogError, SettingsError, log_unavailable
 from throughline_eventlog.records import Commit, InboxPosition, LoggedRow
 from throughline_eventlog.schemas import Schemas
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import UNSAFE, StoreSettings
 from throughline_eventlog.sqlite import inbox_conflict, stream_conflict
-from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta, checked_tables
+from throughline_eventlog.store import LOG_FORMAT, SEALED, Clock, Store, check_meta, checked_tables
 from throughline_kernel import UnavailableError
 
 DEFAULTS: Final = {
@@ -62,6 +62,11 @@ _TABLE: Final = (
 )
 _COLUMNS: Final = "notification_id, uuid_send(originator_id), originator_version, topic, state"
 _HEAD: Final = "SELECT recorded_at, position FROM {schema}.tl_commits ORDER BY recorded_at DESC LIMIT 1"
+_SEALED: Final = f"SELECT value FROM {{schema}}.tl_meta WHERE name = '{SEALED}'"
+# What a writer must know first, in one trip to the server.
+_START: Final = (
+    f"SELECT ({_SEALED}), head.recorded_at, head.position FROM (SELECT 1) AS one LEFT JOIN ({_HEAD}) AS head ON true"
+)
 _TAKEN: Final = re.compile(r"=\(([0-9a-f-]{36}), (\d+)\)")
 
 Cursor = psycopg.Cursor[TupleRow]
@@ -350,6 +355,7 @@ class PostgresArchive(PostgresReader):
             tuple(sorted((stream, sequence) for stream, sequence in trackings)),
             tuple(self.inboxes()),
             tuple(sorted(name.removeprefix("t_") for (name,) in tables)),
+            "".join(value for (value,) in self._ask(_SEALED)),
         )
 
     def rows(self, table: str, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
@@ -389,6 +395,8 @@ class PostgresRestoration:
         )
         for table in checked_tables(kept.tables):
             self._do(_TABLE, (), f"t_{table}")
+        if kept.sealed:
+            self._do("INSERT INTO {schema}.tl_meta VALUES (%s, %s)", (SEALED, kept.sealed))
 
     def add_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         self._copy("COPY {schema}.{table} FROM STDIN (FORMAT BINARY)", ("bytea", "bytea"), rows, f"t_{table}")
@@ -572,7 +580,7 @@ class PostgresStore(Store):
         with self._connection("writing") as connection:
             cursor = connection.cursor(binary=True, row_factory=tuple_row)
             connection.execute(self._begin, prepare=False)
-            if cursor.execute(self._statements.of(_HEAD, "")).fetchone() is not None:
+            if self._start(cursor) != Commit(0, 0):
                 raise StoreNotEmptyError(self.service)
             yield PostgresRestoration(cursor, self._statements, self._recorder)
             cursor.execute("COMMIT")
@@ -592,7 +600,7 @@ class PostgresStore(Store):
         with self._connection("writing") as connection:
             cursor = connection.cursor(binary=True, row_factory=tuple_row)
             connection.execute(self._begin, prepare=False)
-            head, position = cursor.execute(self._statements.of(_HEAD, ""), prepare=True).fetchone() or (0, 0)
+            head, position = self._start(cursor)
             transaction = PostgresTransaction(
                 cursor,
                 self._statements,
@@ -618,6 +626,36 @@ class PostgresStore(Store):
         self._head = transaction.now if transaction.touched else head
         self._known_types |= transaction.new_types
         self._committed(position, transaction.appended)
+
+    def _start(self, cursor: Cursor) -> Commit:
+        """The last commit, behind the log's lock. Raises SealedLogError."""
+        successors, head, position = cast(
+            "tuple[str | None, int | None, int | None]",
+            cursor.execute(self._statements.of(_START, ""), prepare=True).fetchone(),
+        )
+        if successors:
+            raise SealedLogError(self.service, successors)
+        return Commit(head or 0, position or 0)
+
+    def sealed(self) -> str:
+        """See `Store`."""
+        with self._view() as cursor:
+            found = cursor.execute(self._statements.of(_SEALED, "")).fetchone()
+            return "" if found is None else found[0]
+
+    def seal(self, successors: str, last: Commit) -> None:
+        """See `Store`."""
+        if self.sealed():
+            return
+        with self._connection("sealing") as connection:
+            cursor = connection.cursor(binary=True, row_factory=tuple_row)
+            connection.execute(self._begin, prepare=False)
+            if self._start(cursor) != last:
+                raise LogGrewError(self.service)
+            cursor.execute(
+                self._statements.of("INSERT INTO {schema}.tl_meta VALUES (%s, %s)", ""), (SEALED, successors)
+            )
+            cursor.execute("COMMIT")
 
     @contextmanager
     def _connection(self, doing: str) -> Generator[psycopg.Connection[Any]]:
@@ -658,6 +696,19 @@ class PostgresStore(Store):
     def close(self) -> None:
         """Closes every connection."""
         self.log.close()
+
+
+def discard_schema(settings: StoreSettings) -> None:
+    """Removes every table of a store; the schema itself may be somebody else's. Raises UnavailableError."""
+    environment = {**DEFAULTS, **settings.environment}
+    schema = environment["POSTGRES_SCHEMA"]
+    try:
+        with _connect(environment) as connection, connection.transaction(), connection.cursor() as cursor:
+            cursor.execute("SELECT tablename::text FROM pg_tables WHERE schemaname = %s", (schema,))
+            for (table,) in cursor.fetchall():
+                cursor.execute(SQL("DROP TABLE {}").format(Identifier(schema, table)))
+    except psycopg.Error as error:
+        raise log_unavailable(error, f"removing the tables of schema {schema}") from error
 
 
 def _stream_bytes(stream_id: UUID | str) -> bytes:

@@ -28,6 +28,8 @@ from throughline_eventlog.archive import Bookkeeping, StoreNotEmptyError
 from throughline_eventlog.codec import Codec
 from throughline_eventlog.errors import (
     InboxConflictError,
+    LogGrewError,
+    SealedLogError,
     SettingsError,
     StreamConflictError,
     log_unavailable,
@@ -36,7 +38,7 @@ from throughline_eventlog.records import Commit, InboxPosition, LoggedRow
 from throughline_eventlog.schemas import Schemas
 from throughline_eventlog.sessions import BaseReader, BaseTransaction, TypeVersions
 from throughline_eventlog.settings import CACHE_KIB, StoreSettings
-from throughline_eventlog.store import LOG_FORMAT, Clock, Store, check_meta, checked_tables
+from throughline_eventlog.store import LOG_FORMAT, SEALED, Clock, Store, check_meta, checked_tables
 from throughline_kernel import UnavailableError
 
 WRITER_CACHE_KIB: Final = 32 * 1024
@@ -88,6 +90,7 @@ _OWN_TABLES: Final = (
 _TABLE: Final = "CREATE TABLE IF NOT EXISTS t_{table} (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 _COLUMNS: Final = "rowid, originator_id, originator_version, topic, state"
 _HEAD: Final = "SELECT recorded_at, position FROM tl_commits ORDER BY recorded_at DESC LIMIT 1"
+_SEALED: Final = f"SELECT value FROM tl_meta WHERE name='{SEALED}'"
 
 
 def is_outage(error: BaseException) -> bool:
@@ -457,6 +460,7 @@ class SQLiteArchive(SQLiteReader):
             tuple(ask("SELECT * FROM tracking WHERE application_name LIKE '%@%' ORDER BY application_name").fetchall()),
             tuple(self.inboxes()),
             tuple(name.removeprefix("t_") for (name,) in tables),
+            sealed_by(self.cursor),
         )
 
     def rows(self, table: str, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
@@ -486,6 +490,8 @@ class SQLiteRestoration:
         )
         for table in checked_tables(kept.tables):
             self._cursor.execute(_TABLE.format(table=table))
+        if kept.sealed:
+            self._cursor.execute("INSERT INTO tl_meta VALUES (?,?)", (SEALED, kept.sealed))
 
     def add_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         insert_many(self._cursor, f"INSERT INTO t_{table} VALUES {{rows}}", rows)
@@ -639,6 +645,7 @@ class SQLiteStore(Store):
             with self._datastore.writing() as connection:
                 cursor = connection.raw.cursor()
                 cursor.row_factory = None
+                refuse_sealed(cursor, self.service)
                 if cursor.execute(_HEAD).fetchone() is not None:
                     raise StoreNotEmptyError(self.service)
                 yield SQLiteRestoration(cursor, self._recorder)
@@ -677,6 +684,7 @@ class SQLiteStore(Store):
             with self._datastore.writing() as connection:
                 cursor = connection.raw.cursor()
                 cursor.row_factory = None
+                refuse_sealed(cursor, self.service)
                 head, position = cursor.execute(_HEAD).fetchone() or (0, 0)
                 transaction = SQLiteTransaction(
                     cursor,
@@ -703,9 +711,54 @@ class SQLiteStore(Store):
         self._known_types |= transaction.new_types
         self._committed(position, transaction.appended)
 
+    def sealed(self) -> str:
+        """See `Store`."""
+        with self._view() as cursor:
+            return sealed_by(cursor)
+
+    def seal(self, successors: str, last: Commit) -> None:
+        """See `Store`."""
+        try:
+            with self._datastore.writing() as connection:
+                cursor = connection.raw.cursor()
+                cursor.row_factory = None
+                if not sealed_by(cursor):
+                    if Commit(*(cursor.execute(_HEAD).fetchone() or (0, 0))) != last:
+                        raise LogGrewError(self.service)
+                    cursor.execute("INSERT INTO tl_meta VALUES (?,?)", (SEALED, successors))
+                cursor.close()
+        except (sqlite3.Error, PersistenceError) as error:
+            if is_outage(error):
+                raise log_unavailable(error, "sealing") from error
+            raise
+
     def close(self) -> None:
         """Lets go of the file."""
         self.log.close()
+
+
+def sealed_by(cursor: sqlite3.Cursor) -> str:
+    """The partitions that follow the log, empty where it is not sealed."""
+    found = cursor.execute(_SEALED).fetchone()
+    return "" if found is None else found[0]
+
+
+def refuse_sealed(cursor: sqlite3.Cursor, service: str) -> None:
+    """Raises SealedLogError where the log takes nothing more."""
+    successors = sealed_by(cursor)
+    if successors:
+        raise SealedLogError(service, successors)
+
+
+def discard_file(settings: StoreSettings) -> None:
+    """Removes the file of a store. Raises UnavailableError."""
+    path = Path(settings.environment["SQLITE_DBNAME"])
+    try:
+        # The file first: without it SQLite passes over what is written ahead, but not the other way round.
+        for ending in ("", "-wal", "-shm"):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+    except OSError as error:
+        raise log_unavailable(error, f"removing {path.name}") from error
 
 
 def insert_many(cursor: sqlite3.Cursor, statement: str, rows: Sequence[Sequence[object]]) -> None:

@@ -15,13 +15,15 @@ from typing import Final, Protocol
 from throughline_eventlog.application import EventLog
 from throughline_eventlog.archive import ArchiveReader, Restoration
 from throughline_eventlog.codec import Codec
-from throughline_eventlog.errors import NewerLogError, SettingsError
+from throughline_eventlog.errors import NewerLogError, SealedLogError, SettingsError
 from throughline_eventlog.records import Commit, InboxPosition, LoggedRow, NewEvent
 from throughline_eventlog.schemas import SCHEMAS, Schemas
 from throughline_eventlog.settings import SQLITE, StoreSettings
 from throughline_kernel import Recorded
 
 LOG_FORMAT: Final = 1
+SEALED: Final = "sealed"
+"""Under which name a store keeps which partitions follow its log: it then takes nothing more."""
 TAIL_BYTES: Final = 8 * 1024 * 1024
 POISON: Final = "poison"
 """Events that a handler could not take, kept whole to be redriven."""
@@ -266,7 +268,8 @@ class Store(ABC):
         """Commits durably at the end of the block, or rolls back where it raises.
 
         Belongs to the Writer; tests and tools may use it where no Writer runs. Raises UnavailableError where the store
-        is away: a commit that was cut off may or may not have happened.
+        is away: a commit that was cut off may or may not have happened; SealedLogError for a log that takes nothing
+        more.
         """
 
     @abstractmethod
@@ -277,7 +280,7 @@ class Store(ABC):
     def restoration(self) -> AbstractContextManager[Restoration]:
         """Fills an empty store, durably at the end of the block, or leaves it empty where it raises.
 
-        Where no Writer runs. Raises StoreNotEmptyError, UnavailableError.
+        Where no Writer runs. Raises StoreNotEmptyError, SealedLogError, UnavailableError.
         """
 
     @property
@@ -293,6 +296,26 @@ class Store(ABC):
         Raises KeyError for another, UnavailableError.
         """
         raise KeyError(switch)
+
+    @abstractmethod
+    def sealed(self) -> str:
+        """The numbers of the partitions that follow this log, as a sentence names them; empty where it is not sealed.
+
+        Raises UnavailableError.
+        """
+
+    @abstractmethod
+    def seal(self, successors: str, last: Commit) -> None:
+        """Ends the log for ever, where its last commit is still `last`: whoever writes is refused from here on.
+
+        A log that is sealed already stays as it is. Raises LogGrewError, UnavailableError.
+        """
+
+    def refuse_sealed(self) -> None:
+        """Raises SealedLogError where the log is sealed, UnavailableError."""
+        successors = self.sealed()
+        if successors:
+            raise SealedLogError(self.service, successors)
 
     @abstractmethod
     def close(self) -> None:
@@ -320,6 +343,22 @@ def check_meta(meta: Mapping[str, str], service: str) -> None:
     owner = meta.get("service", service)
     if owner != service:
         raise SettingsError(f"this is the log of {owner}, not of {service}: give {service} a store of its own")
+
+
+def discard_store(settings: StoreSettings) -> None:
+    """Removes a store and all that it holds, where there is one: for what was made and is not in force.
+
+    Raises SettingsError, UnavailableError where the store is away.
+    """
+    settings.check()
+    if settings.module == SQLITE:
+        from throughline_eventlog.sqlite import discard_file  # noqa: PLC0415 -- the other store's driver stays out
+
+        discard_file(settings)
+        return
+    from throughline_eventlog.postgres import discard_schema  # noqa: PLC0415 -- the other store's driver stays out
+
+    discard_schema(settings)
 
 
 def open_store(

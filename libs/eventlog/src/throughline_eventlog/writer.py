@@ -72,7 +72,7 @@ class Writer:
     """Runs work in one thread of its own, one transaction after the other; callers wait for the commit.
 
     `group_weight` is how much one transaction takes at most, `queue_weight` how much may wait for its turn: beyond it,
-    submit waits for room.
+    submit waits for room. Raises SealedLogError for a log that takes nothing more, UnavailableError.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Writer:
         queue_weight: int = 20_000,
         observer: Observer | None = None,
     ) -> None:
+        store.refuse_sealed()
         self.store = store
         self.commits = 0
         self.failures = 0

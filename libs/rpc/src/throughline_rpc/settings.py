@@ -225,9 +225,9 @@ class HostSettings:
 
     @classmethod
     def from_env(cls, service: str, env: Mapping[str, str] = os.environ, *, default_port: int = 0) -> HostSettings:
-        """Reads THROUGHLINE_HOST, _PORT, _PARTITIONS, _PARTITION, _METRICS_HOST, _METRICS_PORT, _DRAIN_SECONDS, _GRACE_SECONDS,
-        _MAX_MESSAGE_BYTES, _MAX_CONCURRENT_STREAMS, _MAX_CONCURRENT_CALLS, _MAX_CALL_SECONDS, _DEFAULT_ROLE,
-        _HEALTH_PORT, what `TlsFiles.from_env` and
+        """Reads THROUGHLINE_HOST, _PORT, _PARTITIONS, _PARTITION, _METRICS_HOST, _METRICS_PORT, _DRAIN_SECONDS,
+        _GRACE_SECONDS, _MAX_MESSAGE_BYTES, _MAX_CONCURRENT_STREAMS, _MAX_CONCURRENT_CALLS, _MAX_CALL_SECONDS,
+        _DEFAULT_ROLE, _HEALTH_PORT, what `TlsFiles.from_env` and
         `AuthenticationSettings.from_env` read, and _TLS_CLIENT_CERTIFICATES; each also as <SERVICE>_<NAME>
         (INGESTION_PORT), which is stronger.
 
@@ -301,12 +301,13 @@ def _partition(service: str, env: Mapping[str, str], reader: _Reader) -> tuple[P
         partitioning = Partitioning.parse(env.get(PARTITIONS, ""))
         numbers = partitioning.in_force(service)
         told = reader.text("PARTITION", "")
-        if not told and len(numbers) > 1:
+        first, *others = numbers
+        if others and not told:
             raise HostSettingsError(
                 f"{service} has {len(numbers)} partitions ({PARTITIONS}), and nothing says which one this process "
                 f"serves: set THROUGHLINE_PARTITION to one of {', '.join(map(str, numbers))}"
             )
-        number = int(reader.number("PARTITION", numbers[0], 0, 1_000_000))
+        number = int(reader.number("PARTITION", first, 0, 1_000_000))
         partitioning.check_in_force(service, number, reader.named("PARTITION"))
     except SettingsError as error:
         raise HostSettingsError(str(error)) from error

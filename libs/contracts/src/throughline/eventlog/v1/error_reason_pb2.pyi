@@ -59,6 +59,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The client certificate expired since the connection was made. Example: {"field": "certificate"}"""
     ERROR_REASON_KEYS_UNAVAILABLE: _ErrorReason.ValueType  # 18
     """The keys of the tokens' issuer cannot be had now: retry. Example: {"cause": "https://... answered 503"}"""
+    ERROR_REASON_LOG_SEALED: _ErrorReason.ValueType  # 19
+    """The log was followed by others and takes nothing more. Example: {"service": "ingestion", "successors": "100, 101"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that any service may give beside those of its own `ErrorReason`, under its own domain
@@ -102,4 +104,6 @@ ERROR_REASON_CERTIFICATE_EXPIRED: ErrorReason.ValueType  # 17
 """The client certificate expired since the connection was made. Example: {"field": "certificate"}"""
 ERROR_REASON_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 18
 """The keys of the tokens' issuer cannot be had now: retry. Example: {"cause": "https://... answered 503"}"""
+ERROR_REASON_LOG_SEALED: ErrorReason.ValueType  # 19
+"""The log was followed by others and takes nothing more. Example: {"service": "ingestion", "successors": "100, 101"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
