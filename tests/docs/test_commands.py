@@ -84,6 +84,8 @@ def test_every_command_in_the_pages_works(start_suite: StartSuite, tables: Path)
         "TABLES": tables,
         "BACKUP": suite.folder / "backup",
         "RESTORED": suite.folder / "restored",
+        "WHOLE": suite.folder / "whole",
+        "REHEARSAL": suite.folder / "rehearsal",
         "RULES": suite.folder / "rules.json",
         "RETENTION": suite.folder / "retention.json",
         "CERTIFICATE": suite.folder / "certificate",

@@ -26,25 +26,27 @@ from throughline_client.commands.showing import gathering, print_json, print_tab
 from throughline_client.endpoints import data_folder
 from throughline_client.installation import FORGOTTEN_FILE, KEYS_FILE, Installation
 from throughline_client.suite import SuiteError, hold_folder
-from throughline_eventlog import NewerLogError, SettingsError
+from throughline_eventlog import LogGrewError, NewerLogError, SealedLogError, SettingsError
 from throughline_kernel import UnavailableError, is_hex_id
 from throughline_portability.exporting import export_installation
 from throughline_portability.form import ExportError, Manifest
 from throughline_portability.leftovers import NotForgottenError, find_leftovers
+from throughline_portability.parting import PartitionsError
 from throughline_portability.restoring import restore_installation
 from throughline_privacy import FORGOTTEN_LIST, ForgottenListError, PrivacySettingsError, open_forgotten_list
 
 FROM_ENVIRONMENT = "The stores are those of the services' own settings (PERSISTENCE_MODULE, POSTGRES_* ...)."
 
 
-def _data_options(command: Callable[..., None]) -> Callable[..., None]:
+def data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --data and --from-environment."""
     return data_option(click.option("--from-environment", is_flag=True, help=FROM_ENVIRONMENT)(command))
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--keys", is_flag=True, help="Also the sealing keys, wrapped as they are kept.")
-@_data_options
+@data_options
 @output_option
 def export(folder: Path, *, keys: bool, data: Path | None, from_environment: bool, output: str) -> None:
     """Write everything an installation holds into FOLDER, in an open form (docs/portability.md).
@@ -61,8 +63,8 @@ def export(folder: Path, *, keys: bool, data: Path | None, from_environment: boo
     \b
     Exit codes: 0 written; 2 the folder is not empty, or a setting is wrong; 3 a store is away.
     """
-    with _Bar("exporting") as bar, _failures():
-        installation = Installation.from_env() if from_environment else _existing(data_folder(data))
+    with Bar("exporting") as bar, failures():
+        installation = Installation.from_env() if from_environment else existing(data_folder(data))
         manifest = export_installation(installation, folder, keys=keys, told=bar.moved)
     _report(manifest, output, f"exported to {folder}")
 
@@ -80,7 +82,7 @@ def export(folder: Path, *, keys: bool, data: Path | None, from_environment: boo
     help="The list of the forgotten (forgotten.ndjson) as it was last; that beside the keys file where left out.",
 )
 @click.option("--without-forgotten", is_flag=True, help="There is no list: whoever was forgotten since comes back.")
-@_data_options
+@data_options
 @output_option
 def restore(
     folder: Path,
@@ -105,7 +107,7 @@ def restore(
     \b
     Exit codes: 0 put back; 2 the export is not whole, or the installation not empty; 3 a store is away.
     """
-    with _Bar("restoring") as bar, _failures():
+    with Bar("restoring") as bar, failures():
         if from_environment:
             installation = Installation.from_env()
             _bring_forgotten(installation, forgotten, without=without_forgotten)
@@ -136,7 +138,7 @@ def restore(
     multiple=True,
     help="An export to search as well; may be repeated.",
 )
-@_data_options
+@data_options
 @output_option
 def audit_forgotten(
     client_id: str,
@@ -164,8 +166,8 @@ def audit_forgotten(
     if not is_hex_id(client_id):
         raise click.UsageError(f"{client_id!r} is no client id; write its 32 hex digits")
     folder = None if from_environment else data_folder(data)
-    with _failures():
-        installation = Installation.from_env() if folder is None else _existing(folder)
+    with failures():
+        installation = Installation.from_env() if folder is None else existing(folder)
         try:
             found = find_leftovers(
                 installation, bytes.fromhex(client_id), values=values, folder=folder, exports=exports
@@ -185,7 +187,8 @@ def audit_forgotten(
         raise click.exceptions.Exit(DIFFERENCE)
 
 
-def _existing(folder: Path) -> Installation:
+def existing(folder: Path) -> Installation:
+    """The installation in a data folder that has one. Raises: ExportError, SettingsError."""
     installation = Installation.in_folder(folder)
     if missing := installation.missing:
         raise ExportError(
@@ -229,7 +232,7 @@ def _bring_forgotten(installation: Installation, file: Path | None, *, without: 
         )
 
 
-class _Bar:
+class Bar:
     """How far it is, on standard error."""
 
     def __init__(self, doing: str) -> None:
@@ -244,23 +247,27 @@ class _Bar:
         self._progress.stop()
 
     def moved(self, service: str, events: int) -> None:
+        """Tells of what is being done, and of events with which it is done."""
         self._progress.update(self._task, description=f"{self._doing} {service}", advance=events)
 
 
 @contextmanager
-def _failures() -> Generator[None]:
+def failures() -> Generator[None]:
     """Expected errors as messages and exit codes."""
     try:
         yield
     except (
         ExportError,
         ForgottenListError,
+        PartitionsError,
         SettingsError,
         PrivacySettingsError,
         SuiteError,
         NewerLogError,
     ) as error:
         raise Failure(str(error), BAD_INPUT) from error
+    except (LogGrewError, SealedLogError) as error:
+        raise Failure(str(error), REFUSED) from error
     except UnavailableError as error:
         raise Failure(str(error), UNAVAILABLE) from error
 

@@ -177,6 +177,7 @@ def _export_archive(
                     for each in kept.inboxes
                 )
                 lines.write({"kind": "table", "table": table} for table in kept.tables)
+                lines.write({"kind": "sealed", "successors": each} for each in filter(None, [kept.sealed]))
             for table in kept.tables:
                 with LineWriter(folder, f"{name}/tables/{table}.ndjson.gz", files).writing() as lines:
                     after_key = b""

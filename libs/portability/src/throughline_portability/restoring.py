@@ -165,6 +165,7 @@ def _bookkeeping(folder: Path, service: str) -> Bookkeeping:
             InboxPosition(line["stream"], line["created"], line["sequence"], line["position"]) for line in of("inbox")
         ),
         tables=tuple(line["table"] for line in of("table")),
+        sealed="".join(line["successors"] for line in of("sealed")),
     )
 
 

@@ -28,9 +28,11 @@ REDRIVEN: Final = "throughline.ingestion.v1.QuarantineRedriven"
 TALLIED: Final = "throughline.ingestion.v1.OffersTallied"
 CHANNEL_REGISTERED: Final = "throughline.ingestion.v1.ChannelRegistered"
 SOURCE_REGISTERED: Final = "throughline.ingestion.v1.SourceRegistered"
+PARTITION_OPENED: Final = "throughline.ingestion.v1.PartitionOpened"
 
 REGISTRY_STREAM: Final = bytes.fromhex(hex_id("ingestion.registry"))
 ACCOUNT_STREAM: Final = bytes.fromhex(hex_id("ingestion.account"))
+PARTITION_STREAM: Final = bytes.fromhex(hex_id("ingestion.partition"))
 
 
 def source_stream(source: str) -> bytes:

@@ -42,6 +42,7 @@ class IngestionFold:
             recording.TALLIED: _describe_tallied,
             recording.CHANNEL_REGISTERED: _describe_channel,
             recording.SOURCE_REGISTERED: _describe_source,
+            recording.PARTITION_OPENED: _describe_opened,
         }
 
     @property
@@ -158,3 +159,9 @@ def _describe_channel(payload: bytes) -> str:
 def _describe_source(payload: bytes) -> str:
     message = events_pb2.SourceRegistered.FromString(payload)
     return f"Source {message.source} may report {', '.join(message.channels) or 'any channel'}."
+
+
+def _describe_opened(payload: bytes) -> str:
+    message = events_pb2.PartitionOpened.FromString(payload)
+    before = " and ".join(f"{each.origin} ({each.size} events)" for each in message.predecessors)
+    return f"Partition {message.number} is opened, one of {message.count}; what is before was taken over from {before}."

@@ -305,3 +305,72 @@ class QuarantinedAgain(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuarantinedAgain: _TypeAlias = QuarantinedAgain  # noqa: Y015
+
+@_typing.final
+class PartitionOpened(_message.Message):
+    """The last event of what stood in other logs before: from here on this log is a partition's that is in force. What is
+    in front of it was taken over, with ids, times and payloads as they were.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PREDECESSORS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Of this partition, and how many of its generation there are."""
+    count: _builtins.int
+    @_builtins.property
+    def predecessors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Predecessor]:
+        """The logs that it follows, each whole and sealed. A partition has of each the events of its own sources."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        count: _builtins.int = ...,
+        predecessors: _abc.Iterable[Global___Predecessor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "number", b"number", "predecessors", b"predecessors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionOpened: _TypeAlias = PartitionOpened  # noqa: Y015
+
+@_typing.final
+class Predecessor(_message.Message):
+    """A log that was sealed, as its last checkpoint says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    origin: _builtins.str
+    """As in its checkpoints, e.g. `acme/ingestion/0`."""
+    size: _builtins.int
+    """How many events it has, and the position of the last one."""
+    position: _builtins.int
+    root: _builtins.bytes
+    """The RFC 6962 root over its events, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        origin: _builtins.str = ...,
+        size: _builtins.int = ...,
+        position: _builtins.int = ...,
+        root: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "origin", b"origin", "position", b"position", "root", b"root", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Predecessor: _TypeAlias = Predecessor  # noqa: Y015
