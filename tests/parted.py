@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,12 +11,16 @@ from pathlib import Path
 
 from line import CHANNELS, identifier, interaction
 
+from identity.application.attribution import Attribution
+from identity.bootstrap import Identity
+from identity.bootstrap import build as build_identity
+from identity.settings import Settings as IdentitySettings
 from ingestion.bootstrap import build
 from ingestion.projection import make_projection
 from ingestion.settings import Settings
 from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc, interaction_pb2
 from throughline_client.installation import Installation
-from throughline_eventlog import PARTITIONS, BusSettings, InboxPosition, Partitioning, Store, open_store
+from throughline_eventlog import PARTITIONS, BusSettings, Consumer, InboxPosition, Partitioning, Store, open_store
 from throughline_kernel import digest
 from throughline_portability.parting import Changed, Told, change_partitions
 from throughline_privacy import PrivacySettings
@@ -81,20 +86,60 @@ class Place:
 
     def settings(self, number: int, bus: BusSettings) -> Settings:
         """Those of the process that serves one partition."""
-        store = self.installation.key_store
         return Settings(
             host=HostSettings("ingestion", number, self.installation.partitioning, grace_seconds=5),
             store=self.installation.store("ingestion", number),
             bus=bus,
             proofs=ProofSettings(KEYS),
-            privacy=PrivacySettings.from_env(
-                {
-                    "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
-                    "THROUGHLINE_KEY_STORE": store,
-                    "THROUGHLINE_KEY_STORE_SCHEMA": self.installation.key_store_schema,
-                }
-            ),
+            privacy=self.privacy(),
         )
+
+    def privacy(self) -> PrivacySettings:
+        """The installation's keys."""
+        return PrivacySettings.from_env(
+            {
+                "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
+                "THROUGHLINE_KEY_STORE": self.installation.key_store,
+                "THROUGHLINE_KEY_STORE_SCHEMA": self.installation.key_store_schema,
+            }
+        )
+
+    @asynccontextmanager
+    async def attributed(self, bus: BusSettings) -> AsyncIterator[Identity]:
+        """An identity that takes every stream of ingestion in force, for the block."""
+        host = HostSettings("identity", partitioning=self.installation.partitioning, grace_seconds=5)
+        store = self.installation.stores["identity"]
+        parts = await build_identity(
+            IdentitySettings(host=host, store=store, bus=bus, proofs=ProofSettings(KEYS), privacy=self.privacy())
+        )
+        await parts.start()
+        await parts.host.start()
+        # Beside its own consumers: whoever comes second to an event passes over it.
+        consumers = [
+            Consumer(parts.writer, parts.connection, bus.stream("ingestion", number), Attribution(parts.rulebook))
+            for number in self.numbers
+        ]
+        running = [asyncio.create_task(consumer.run()) for consumer in consumers]
+        try:
+            yield parts
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await parts.host.stop()
+
+    def reached(self, identity: Identity, bus: BusSettings) -> bool:
+        """Whether identity has taken all that the partitions in force have."""
+        with identity.store.snapshot() as reader:
+            inboxes = {each.stream: each.position for each in reader.inboxes()}
+        for number in self.numbers:
+            log = self.open(number)
+            with log.snapshot() as reader:
+                position = reader.last_position()
+            log.close()
+            if inboxes.get(bus.stream("ingestion", number), 0) < position:
+                return False
+        return True
 
     @asynccontextmanager
     async def served(self, bus: BusSettings | None = None) -> AsyncIterator[Ends]:

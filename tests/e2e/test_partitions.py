@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,11 +23,22 @@ from throughline.ingestion.v1 import events_pb2, interaction_pb2
 from throughline.proof.v1.proof_pb2 import CheckpointSigned
 from throughline_client.commands import main
 from throughline_client.suite import hold_folder
-from throughline_eventlog import InboxPosition, LogGrewError, SealedLogError, Writer, open_store
+from throughline_eventlog import (
+    POISON,
+    BusSettings,
+    InboxPosition,
+    LogGrewError,
+    NatsServer,
+    SealedLogError,
+    Writer,
+    open_store,
+)
 from throughline_portability.parting import PartitionsError
 from throughline_privacy import create_keys
 from throughline_proof import LogSummary, open_checkpoint, open_proofs
 from throughline_proof.notary import CHECKPOINTS
+from throughline_replay import Replayed, make_folds
+from throughline_testkit import eventually
 from throughline_testkit.postgres import PostgresServer
 
 pytestmark = pytest.mark.e2e
@@ -218,6 +230,63 @@ async def test_identity_begins_behind_what_it_has_taken(make_place: MakePlace) -
         stream = f"TL_INGESTION_{each.number}"
         assert begins[stream] == InboxPosition(stream, 0, 0, each.position)
         assert changed.positions[stream] == each.position
+
+
+def test_what_ingestion_takes_of_identity_goes_on(make_place: MakePlace) -> None:
+    """Also of a log without events: of whom to forget each new partition hears from where the old one was."""
+    place = make_place("parted")
+    for number, reached in ((0, 40), (100, 50), (101, 45)):
+        if number == 100:
+            place.change(2)
+        log = place.open(number)
+        with log.transaction() as tx:
+            if number == 0:
+                tx.put(POISON, b"late", b"what could not be taken")
+            else:
+                assert tx.inbox("TL_IDENTITY_0") == InboxPosition("TL_IDENTITY_0", 5, 4, 40)
+            assert tx.get(POISON, b"late")
+            tx.set_inbox(InboxPosition("TL_IDENTITY_0", 5, reached // 10, reached))
+        log.close()
+    place.taken_by_identity()
+    place.change(1)
+    log = place.open(200)
+    with log.snapshot() as reader:
+        assert reader.inboxes() == [InboxPosition("TL_IDENTITY_0", 5, 4, 45)]
+        assert reader.get(POISON, b"late")
+    with log.transaction() as tx:
+        tx.set_inbox(InboxPosition("TL_IDENTITY_0", 5, 5, 50))
+    log.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("store_kind", ["sqlite"])
+async def test_clients_are_what_they_would_be_had_it_never_been_parted(
+    make_place: MakePlace, nats_server: NatsServer
+) -> None:
+    """Over a real bus, through a split and a join: identity takes each interaction once, and ends in the same state."""
+    whole, parted = make_place("whole"), make_place("parted")
+    nats_server.start()
+    states: list[tuple[str, int]] = []
+    for place in (whole, parted):
+        bus = BusSettings(nats_server.url, prefix=f"T{uuid4().hex[:12].upper()}")
+        for offered, count in ((FIRST, 2), ([*FIRST, *SECOND], 1), ([*SECOND, *THIRD], 0)):
+            async with place.served(bus) as ends, place.attributed(bus) as identity:
+                await ends.register("web")
+                await ends.offer(offered)
+                await eventually(partial(place.reached, identity, bus), 60, why="identity has not taken everything")
+            if place is parted and count:
+                place.change(count)
+        store = open_store(place.installation.stores["identity"])
+        replayed = Replayed(make_folds(["identity"])["identity"])
+        with store.snapshot() as reader:
+            events = reader.read()
+        store.close()
+        replayed.take(events)
+        attributed = sum(event.type.endswith("InteractionAttributed") for event in events)
+        states.append((replayed.digest(), attributed))
+    assert states[0] == states[1]
+    assert parted.numbers == (200,)
+    assert parted.state() == whole.state()
 
 
 @pytest.mark.parametrize("store_kind", ["sqlite"])
