@@ -148,6 +148,7 @@ def test_the_reasons_given_here_are_in_the_contract() -> None:
         "STATE_NOT_FOUND",
         "LOG_UNAVAILABLE",
         "LOG_NEWER",
+        "LOG_SEALED",
         "SHUTTING_DOWN",
         "UNEXPECTED",
         "CHECKPOINT_NOT_FOUND",

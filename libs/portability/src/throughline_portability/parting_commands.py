@@ -24,7 +24,13 @@ from throughline_proof import SigningKeys
 
 @click.group()
 def partitions() -> None:
-    """In how many partitions each service's log stands, and how to change that (docs/partitions.md)."""
+    """In how many partitions each service's log stands, and how to change that (docs/partitions.md).
+
+    \b
+    Examples:
+      throughline partitions show
+      throughline partitions set ingestion 2
+    """
 
 
 @partitions.command()
@@ -69,7 +75,7 @@ def set_number(service: str, number: int, *, data: Path | None, from_environment
 
     \b
     Examples:
-      throughline partitions set ingestion 2 --data COPY
+      throughline partitions set ingestion 2 --data REHEARSAL
       throughline partitions set ingestion 2 --from-environment
 
     \b
