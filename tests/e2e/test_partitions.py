@@ -22,6 +22,7 @@ from ingestion.application.recording import PARTITION_STREAM
 from throughline.ingestion.v1 import events_pb2, interaction_pb2
 from throughline.proof.v1.proof_pb2 import CheckpointSigned
 from throughline_client.commands import main
+from throughline_client.preparing import Admin, prepare_schemas
 from throughline_client.suite import hold_folder
 from throughline_eventlog import (
     POISON,
@@ -29,6 +30,7 @@ from throughline_eventlog import (
     InboxPosition,
     LogGrewError,
     NatsServer,
+    Partitioning,
     SealedLogError,
     Writer,
     open_store,
@@ -256,6 +258,33 @@ def test_what_ingestion_takes_of_identity_goes_on(make_place: MakePlace) -> None
     with log.transaction() as tx:
         tx.set_inbox(InboxPosition("TL_IDENTITY_0", 5, 5, 50))
     log.close()
+
+
+@pytest.mark.parametrize("store_kind", ["postgres"])
+def test_a_role_that_may_make_no_schema_is_told_who_makes_it(make_place: MakePlace, postgres: PostgresServer) -> None:
+    """With the fewest rights the new schemas are made ahead, and the change is made in them."""
+    given = make_place("parted")
+    role = f"t_{uuid4().hex[:12]}"
+    environment = {**given.environment, "INGESTION_POSTGRES_USER": role, "INGESTION_POSTGRES_PASSWORD": "secret"}
+    place = Place(given.folder, environment)
+    admin, keys = Admin(postgres.user, postgres.password), environment["THROUGHLINE_KEY_STORE_SCHEMA"]
+
+    def prepare(text: str) -> None:
+        stores = [place.installation.stores["ingestion"]]
+        prepare_schemas(stores, admin, keys, partitioning=Partitioning.parse(text), make_roles=True)
+
+    prepare("")
+    place.open(0).close()
+    with pytest.raises(
+        PartitionsError, match="throughline prepare --admin ROLE` where THROUGHLINE_PARTITIONS is ingest"
+    ):
+        place.change(2)
+    prepare("ingestion=1:2")
+    place.change(2)
+    assert place.numbers == (100, 101)
+    with postgres.connect() as connection:
+        connection.execute(f'DROP OWNED BY "{role}" CASCADE'.encode())
+        connection.execute(f'DROP ROLE "{role}"'.encode())
 
 
 @pytest.mark.timeout(300)

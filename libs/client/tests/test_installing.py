@@ -66,9 +66,9 @@ def environment(bus: Bus, postgres: PostgresServer, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     yield told
     with postgres.connect() as connection:
-        for schema in [*(told[f"{service.upper()}_POSTGRES_SCHEMA"] for service in SERVICES), f"t_{run}_keys"]:
-            for name in (schema, *(f"{schema}_{each}" for each in BESIDE)):
-                connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'.encode())
+        made = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", (f"t_{run}_%",)).fetchall()
+        for (name,) in made:
+            connection.execute(f'DROP SCHEMA "{name}" CASCADE'.encode())
 
 
 @pytest.fixture
@@ -312,6 +312,24 @@ def test_roles_that_may_make_nothing_work_in_what_was_prepared(
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         connection.execute(f"TABLE {identity['POSTGRES_SCHEMA']}.tl_commits".encode())
+
+
+def test_partitions_have_schemas_of_their_own(
+    roles: list[str], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are, were and are to be, as far as the installation's text names them."""
+    monkeypatch.setenv("POSTGRES_ADMIN_PASSWORD", postgres.password)
+    monkeypatch.setenv("THROUGHLINE_PARTITIONS", "ingestion=1:2")
+    result = run("prepare", "--admin", postgres.user, "--service", "ingestion", "--output", "json")
+    assert result.exit_code == 0, result.output
+    store = StoreSettings.from_env("ingestion")
+    made = {each["schema"] for each in json.loads(result.stdout)}
+    for number in (0, 100, 101):
+        for each in (store.of_partition(number), *map(store.of_partition(number).beside, BESIDE)):
+            assert each.environment["POSTGRES_SCHEMA"] in made
+            open_store(each, tables=("things",)).close()
+    assert len(made) == 3 * 4 + 1
+    assert roles
 
 
 def test_preparing_without_the_right_to_is_told(environment: dict[str, str], roles: list[str]) -> None:

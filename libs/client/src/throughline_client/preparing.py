@@ -11,7 +11,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from throughline_eventlog import SettingsError, StoreSettings
+from throughline_eventlog import Partitioning, SettingsError, StoreSettings
 from throughline_kernel import UnavailableError
 from throughline_privacy import PostgresKeyStore
 
@@ -31,10 +31,15 @@ class Admin:
 
 
 def prepare_schemas(
-    stores: Sequence[StoreSettings], admin: Admin, key_store_schema: str, *, make_roles: bool = False
+    stores: Sequence[StoreSettings],
+    admin: Admin,
+    key_store_schema: str,
+    *,
+    partitioning: Partitioning,
+    make_roles: bool = False,
 ) -> Mapping[str, tuple[str, ...]]:
-    """Makes each service's schema and those beside it, which its role alone may use, and the key store with its
-    tables, which the roles of those that seal may read and write. What is there stays.
+    """Makes each service's schema and those beside it, of each of its partitions, which its role alone may use, and the
+    key store with its tables, which the roles of those that seal may read and write. What is there stays.
 
     With `make_roles` the services' roles are made too, where they are absent: each may sign in, with the password of
     its store's settings and only once everything is there for it, and nothing else. Tables that somebody else made in
@@ -54,7 +59,9 @@ def prepare_schemas(
                 role = roles[store.service]
                 if make_roles:
                     _make_role(connection, role)
-                made |= dict.fromkeys(_schemas_of(connection, store, make_roles), (role,))
+                for number in partitioning.numbers(store.service):
+                    schemas = _schemas_of(connection, store.of_partition(number), make_roles)
+                    made |= dict.fromkeys(schemas, (role,))
             sealing = sorted({role for service, role in roles.items() if service in SEALING})
             if sealing:
                 _make(connection, key_store_schema)

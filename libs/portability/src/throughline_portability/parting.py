@@ -20,6 +20,7 @@ from throughline.eventlog.v1.eventlog_pb2 import Envelope
 from throughline.proof.v1.proof_pb2 import CheckpointSigned
 from throughline_client.installation import Installation
 from throughline_eventlog import (
+    PARTITIONS,
     POISON,
     ArchiveReader,
     Bookkeeping,
@@ -39,7 +40,7 @@ from throughline_eventlog import (
     stream_name,
 )
 from throughline_eventlog.partitions import PARTED, listed, owner
-from throughline_kernel import Recorded, combine_digests, digest, hex_id
+from throughline_kernel import Recorded, UnavailableError, combine_digests, digest, hex_id
 from throughline_proof import Notary, SigningKeys, open_proofs
 from throughline_proof.notary import CHECKPOINTS
 from throughline_proof.tree import Frontier
@@ -51,6 +52,8 @@ READERS: Final[Mapping[str, tuple[str, ...]]] = {"ingestion": ("identity",)}
 """The services that take a parted service's events from the bus."""
 _NAME_BYTES: Final = 63
 _LONGEST_BESIDE: Final = "_access_proofs"
+_NOT_ALLOWED: Final = "42501"
+"""What PostgreSQL calls a lack of rights."""
 
 Told = Callable[[str, int], None]
 """Hears of what is being done, and of events with which it is done."""
@@ -148,6 +151,21 @@ class _Change:
         open_things.callback(store.close)
         return store
 
+    def open_new(self, open_things: ExitStack, number: int) -> Store:
+        """Opens the store of a partition that is to be. Raises: PartitionsError where the role may not make its schema,
+        and what `open_store` raises.
+        """
+        try:
+            return self.open(open_things, number)
+        except UnavailableError as error:
+            if getattr(error.__cause__, "sqlstate", "") != _NOT_ALLOWED:
+                raise
+            raise PartitionsError(
+                f"the role of {self.service} may not make or use the schema of partition {number}: make them ahead, "
+                f"with `throughline prepare --admin ROLE` where {PARTITIONS} is {self.after.write()}; the services keep the "
+                "old one until this is done"
+            ) from error
+
     def check_names(self) -> None:
         """Refuses a schema that leaves no room for the names of the new ones. Raises: PartitionsError."""
         for number in self.news:
@@ -186,7 +204,7 @@ class _Change:
         for number in self.news:
             self._discard(number)
         with ExitStack() as open_things:
-            news = {number: self.open(open_things, number) for number in self.news}
+            news = {number: self.open_new(open_things, number) for number in self.news}
             self._take_over(olds, predecessors, news)
             self._open_partitions(olds, predecessors, news)
             digests = self._check(old, news)
@@ -260,7 +278,7 @@ class _Change:
         if file and not Path(file).exists():
             return
         self.told(f"clearing partition {number}", 0)
-        with ExitStack() as open_things, self.open(open_things, number).snapshot() as reader:
+        with ExitStack() as open_things, self.open_new(open_things, number).snapshot() as reader:
             opening = reader.read_stream(self.parting().opening)
             used = bool(opening) and reader.last_position() > opening[-1].position
         if used:

@@ -205,7 +205,7 @@ def prepare(*, services: tuple[str, ...], admin: str, make_roles: bool, seconds:
     other's; those that seal personal values share the key store's tables. The admin's password is in
     POSTGRES_ADMIN_PASSWORD. What is there stays; it may be run again. With --make-roles each role that is absent is
     made, may sign in with POSTGRES_PASSWORD (or <SERVICE>_POSTGRES_PASSWORD) and nothing else, and owns the tables in
-    its schemas.
+    its schemas. Partitions that THROUGHLINE_PARTITIONS names have theirs.
 
     \b
     Example:
@@ -225,6 +225,7 @@ def prepare(*, services: tuple[str, ...], admin: str, make_roles: bool, seconds:
                 stores,
                 Admin(admin, os.environ.get(ADMIN_PASSWORD, "")),
                 installation.key_store_schema or DEFAULT_SCHEMA,
+                partitioning=installation.partitioning,
                 make_roles=make_roles,
             )
             break
