@@ -162,8 +162,8 @@ class _Change:
                 raise
             raise PartitionsError(
                 f"the role of {self.service} may not make or use the schema of partition {number}: make them ahead, "
-                f"with `throughline prepare --admin ROLE` where {PARTITIONS} is {self.after.write()}; the services keep the "
-                "old one until this is done"
+                f"with `throughline prepare --admin ROLE` where {PARTITIONS} is {self.after.write()}; services keep "
+                "the old text until this is done"
             ) from error
 
     def check_names(self) -> None:
