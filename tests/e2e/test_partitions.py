@@ -349,16 +349,18 @@ async def test_what_grows_meanwhile_is_not_sealed(make_place: MakePlace) -> None
 
 
 KILLED_AT = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
+import os, signal
 from pathlib import Path
-from parted import KEYS, Place
+from throughline_client.installation import Installation
+from throughline_portability.parting import change_partitions
 from throughline_proof import SigningKeys
-place = Place(Path({folder!r}))
 def told(step, _):
     if step == {step!r}:
         os.kill(os.getpid(), signal.SIGKILL)
-place.change({count}, told, lambda: SigningKeys.of_text({keys!r}, "the test"))
+keys = SigningKeys.of_text({keys!r}, "the test")
+change_partitions(
+    Installation.in_folder(Path({folder!r})), "ingestion", {count}, keys=lambda: keys, told=told, keep=print
+)
 """
 
 
@@ -372,7 +374,6 @@ async def test_killed_at_any_moment_it_is_begun_again(make_place: MakePlace) -> 
 
     def kill(step: str, count: int) -> None:
         script = KILLED_AT.format(
-            tests=str(Path(__file__).parents[1]),
             folder=str(place.folder),
             step=step,
             count=count,
@@ -391,7 +392,6 @@ async def test_killed_at_any_moment_it_is_begun_again(make_place: MakePlace) -> 
     for step in (
         "taking events over",
         "making the tables of partition 100",
-        "opening partition 101",
         "clearing partition 101",
         "sealing partition 0",
     ):
