@@ -8,14 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chart.rendering import CHART, ROOT, Document, installed, labels, named, of_kind, pods, port_names, selects
+from chart.rendering import (
+    CHART,
+    ROOT,
+    SERVICES,
+    Document,
+    installed,
+    labels,
+    named,
+    of_kind,
+    pods,
+    port_names,
+    selects,
+)
 from prometheus_client.metrics import MetricWrapperBase
 
 from throughline_telemetry import metrics
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-FROM_THE_TARGET = {"namespace", "pod", "throughline_release", "throughline_service", "le"}
+FROM_THE_TARGET = {"namespace", "pod", "throughline_release", "throughline_service", "throughline_partition", "le"}
 WORDS = {
     *("by", "offset", "unless", "sum", "min", "max", "group", "rate", "increase", "histogram_quantile", "time"),
     *("namespace", "release", "h", "m", "s"),
@@ -136,17 +148,25 @@ def test_there_is_a_dashboard_for_each_thing_to_look_at() -> None:
         assert release["current"]["value"] == "shop"
 
 
-@pytest.mark.parametrize("installation", ["production", "everything"])
-def test_monitors_find_the_services_pods_and_no_others(installation: str) -> None:
-    """ServiceMonitor and PodMonitor select the five, by a port that exists, and say whose a sample is."""
+@pytest.mark.parametrize(("installation", "running"), [("production", 5), ("everything", 5), ("partitioned", 6)])
+def test_monitors_find_the_services_pods_and_no_others(installation: str, running: int) -> None:
+    """ServiceMonitor and PodMonitor select the five, by a port that exists and once, and say whose a sample is."""
     documents = installed(installation)
     (monitor,) = of_kind(documents, "ServiceMonitor", "PodMonitor")
     (endpoint,) = monitor["spec"].get("endpoints") or monitor["spec"]["podMetricsEndpoints"]
-    assert {each["targetLabel"] for each in endpoint["relabelings"]} == {"throughline_release", "throughline_service"}
+    assert {each["targetLabel"] for each in endpoint["relabelings"]} == {
+        "throughline_release",
+        "throughline_service",
+        "throughline_partition",
+    }
     hit = [pod for pod in pods(documents).values() if selects(monitor["spec"]["selector"], pod)]
-    assert len(hit) == 5
+    assert len(hit) == running
     assert all(endpoint["port"] in port_names(pod) for pod in hit)
     if monitor["kind"] == "ServiceMonitor":
-        chosen = [each for each in of_kind(documents, "Service") if selects(monitor["spec"]["selector"], each)]
-        assert len(chosen) == 5
-        assert all(endpoint["port"] in {port["name"] for port in each["spec"]["ports"]} for each in chosen)
+        chosen = [
+            each
+            for each in of_kind(documents, "Service")
+            if selects(monitor["spec"]["selector"], each)
+            and endpoint["port"] in {port["name"] for port in each["spec"]["ports"]}
+        ]
+        assert [named(each).rpartition("-")[2] for each in chosen] == sorted(SERVICES)

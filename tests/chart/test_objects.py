@@ -97,11 +97,14 @@ def test_every_object_says_whose_it_is(installation: str) -> None:
 
 @every_installation
 def test_services_lead_to_pods_and_ports_that_exist(installation: str) -> None:
-    """Every Service selects one workload's pods, each target port is named there, and each says its protocol."""
+    """Every Service selects one workload's pods, or those of all its partitions; target ports are named there, and all
+    say their protocol.
+    """
     documents = installed(installation)
     for service in of_kind(documents, "Service"):
         hit = [pod for pod in served(documents).values() if selects({"matchLabels": service["spec"]["selector"]}, pod)]
-        assert len(hit) == 1, named(service)
+        assert len({labels(pod)["app.kubernetes.io/component"] for pod in hit}) == 1, named(service)
+        assert len(hit) == 1 or all("throughline/partition" in labels(pod) for pod in hit), named(service)
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= port_names(hit[0])
         assert all(port["appProtocol"] for port in service["spec"]["ports"])
         assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
@@ -122,10 +125,10 @@ def test_workloads_select_their_own_pods_and_nobody_elses(installation: str) -> 
 
 @every_installation
 def test_each_service_has_a_budget_that_lets_nodes_be_drained(installation: str) -> None:
-    """One PodDisruptionBudget per service, which hits its pods and never forbids everything."""
+    """One PodDisruptionBudget per service, or per partition, which hits its pods and never forbids everything."""
     documents = installed(installation)
     budgets = list(of_kind(documents, "PodDisruptionBudget"))
-    assert len(budgets) == len(SERVICES)
+    assert len(budgets) == len(list(of_kind(documents, "Deployment")))
     for budget in budgets:
         hit = [name for name, pod in pods(documents).items() if selects(budget["spec"]["selector"], pod)]
         assert hit == [f"Deployment/{named(budget)}"]

@@ -133,10 +133,13 @@ def test_every_pod_has_an_account_of_its_own_or_none(installation: str) -> None:
     for name, pod in pods(documents).items():
         account = pod["spec"].get("serviceAccountName")
         assert account is None or accounts[account]["automountServiceAccountToken"] is False, name
-    used = [
-        pod["spec"]["serviceAccountName"] for pod in pods(documents).values() if "serviceAccountName" in pod["spec"]
-    ]
-    assert sorted(used) == sorted(accounts)
+    users: dict[str, set[str]] = {}
+    for pod in pods(documents).values():
+        if "serviceAccountName" in pod["spec"]:
+            users.setdefault(pod["spec"]["serviceAccountName"], set()).add(labels(pod)["app.kubernetes.io/component"])
+    assert users.keys() == accounts.keys()
+    # Partitions of one service are one component.
+    assert all(len(each) == 1 for each in users.values())
 
 
 def _policies_of(documents: list[Document], pod: Document, direction: str) -> list[Document]:

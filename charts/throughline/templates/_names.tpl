@@ -8,11 +8,15 @@
 {{- end -}}
 {{- end }}
 
-{{/* Labels that select: called with (dict "root" $ "component" "identity"). They are immutable in a workload. */}}
+{{/* Labels that select: called with (dict "root" $ "component" "identity"), and with "partition", a number, where a component has
+several. They are immutable in a workload. */}}
 {{- define "throughline.selector" -}}
 app.kubernetes.io/name: throughline
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
+{{- if hasKey . "partition" }}
+throughline/partition: {{ .partition | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "throughline.labels" -}}
@@ -47,6 +51,33 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 {{- $_ := set $settings "service" .service }}
 {{- toYaml $settings }}
+{{- end }}
+
+{{/* How many partitions a service had and has, by generation, as YAML. (dict "root" $ "service" "ingestion") */}}
+{{- define "throughline.generations" -}}
+{{- (get .root.Values.services .service | default dict).partitions | default (list 1) | toJson }}
+{{- end }}
+
+{{/* The numbers of a service's partitions in force, as YAML: of each the generation times 100, and its index. */}}
+{{- define "throughline.partitions" -}}
+{{- $counts := include "throughline.generations" . | fromYamlArray }}
+{{- $numbers := list }}
+{{- range $index := until (int (last $counts)) }}
+{{- $numbers = append $numbers (add (mul 100 (sub (len $counts) 1)) $index) }}
+{{- end }}
+{{- toJson $numbers }}
+{{- end }}
+
+{{/* The same for all services, as THROUGHLINE_PARTITIONS says it; "" where none was ever parted. With "to", as it will be.
+(dict "root" $) */}}
+{{- define "throughline.partitioning" -}}
+{{- $counts := include "throughline.generations" (dict "root" .root "service" "ingestion") | fromYamlArray }}
+{{- if .to }}{{ $counts = append $counts .to }}{{ end }}
+{{- if ne (toJson $counts) "[1]" }}
+{{- $texts := list }}
+{{- range $counts }}{{ $texts = append $texts (int . | toString) }}{{ end -}}
+ingestion={{ join ":" $texts }}
+{{- end }}
 {{- end }}
 
 {{/* (dict "root" $ "image" "identity" "given" $settings.image) */}}

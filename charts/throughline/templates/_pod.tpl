@@ -30,6 +30,24 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- end }}
 {{- end }}
 
+{{/* In how many partitions the services' logs stand. With "to", as they will. (dict "root" $) */}}
+{{- define "throughline.partitionsEnv" -}}
+{{- with include "throughline.partitioning" . }}
+- {name: THROUGHLINE_PARTITIONS, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* Where ingestion's partitions are called, by index: each at the Service that leads to its pods alone. */}}
+{{- define "throughline.peersEnv" -}}
+{{- $name := include "throughline.name" .root }}
+{{- $numbers := include "throughline.partitions" (dict "root" .root "service" "ingestion") | fromYamlArray }}
+{{- if gt (len $numbers) 1 }}
+{{- $peers := list }}
+{{- range $numbers }}{{ $peers = append $peers (printf "%s-ingestion-%v:50051" $name .) }}{{ end }}
+- {name: THROUGHLINE_INGESTION_PEERS, value: {{ join "," $peers | quote }}}
+{{- end }}
+{{- end }}
+
 {{/* One service's role, password and schema; or the owner's role in the PostgreSQL of this chart.
 (dict "root" $ "service" "identity" "settings" ... "asOwner" "") */}}
 {{- define "throughline.storeEnv" -}}

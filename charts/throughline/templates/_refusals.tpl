@@ -136,6 +136,42 @@ is refused by values.schema.json.
 {{- fail (printf "production is true, but image.tag is %s, which moves: a pod that restarts could run other code than its neighbours; set a version, or image.digests of all six" $values.image.tag) }}
 {{- end }}
 {{- end }}
+{{- if dig "partitions" "" $values.defaults }}
+{{- fail "defaults.partitions is given: each service's log is parted by itself; set services.ingestion.partitions" }}
+{{- end }}
+{{- $whole := dict "identity" "who may be one client is decided in one order" "journey" "what it answers about journeys counts over all clients"
+      "feedback" "a department's inbox is over all clients" "scoring" "scorecards count over all clients" }}
+{{- range $service, $why := $whole }}
+{{- $counts := include "throughline.generations" (dict "root" $ "service" $service) }}
+{{- if ne $counts "[1]" }}
+{{- fail (printf "services.%s.partitions is %s: it has exactly one partition, because %s; take it out, of the services ingestion alone can have several" $service $counts $why) }}
+{{- end }}
+{{- end }}
+{{- $counts := include "throughline.generations" (dict "root" $ "service" "ingestion") | fromYamlArray }}
+{{- if ne (int (first $counts)) 1 }}
+{{- fail (printf "services.ingestion.partitions is %s, but every installation begins with one partition: begin the list with 1, and change it as docs/partitions.md says" (toJson $counts)) }}
+{{- end }}
+{{- $to := int $values.partitioning.to }}
+{{- if and (gt $to 0) (eq $to (int (last $counts))) }}
+{{- fail (printf "partitioning.to is %d, and services.ingestion.partitions says that ingestion has %d: give another number, or, where the change is made, set partitioning.to to 0" $to $to) }}
+{{- end }}
+{{- if gt (int (last $counts)) 1 }}
+{{- if (include "throughline.settings" (dict "root" $ "service" "ingestion") | fromYaml).autoscaling.enabled }}
+{{- fail "ingestion has several partitions, and autoscaling.enabled: an autoscaler scales one log's pods, not several; set services.ingestion.autoscaling.enabled to false, and replicas for each partition" }}
+{{- end }}
+{{- with $values.auth }}
+{{- if and .by (not (has "certificate" .by)) }}
+{{- fail "ingestion has several partitions, which call each other and prove themselves by certificates of the role service: add certificate to auth.by (and set tls.enabled, and tls.clientCertificates to required)" }}
+{{- end }}
+{{- $peers := list }}
+{{- range $caller, $about := .callers }}
+{{- if has "service" (dig "roles" (list) $about) }}{{ $peers = append $peers $caller }}{{ end }}
+{{- end }}
+{{- if and .callers (not $peers) }}
+{{- fail "ingestion has several partitions, which call each other, but auth.callers knows no certificate of a service: add that of ingestion, with roles [service]" }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $users := dict }}
 {{- range $service := keys $values.services | sortAlpha }}
 {{- $settings := include "throughline.settings" (dict "root" $ "service" $service) | fromYaml }}
@@ -189,6 +225,7 @@ is refused by values.schema.json.
 [THROUGHLINE_HOST, THROUGHLINE_PORT, THROUGHLINE_METRICS_HOST, THROUGHLINE_METRICS_PORT, THROUGHLINE_DRAIN_SECONDS,
  THROUGHLINE_GRACE_SECONDS, THROUGHLINE_DEFAULT_ROLE, THROUGHLINE_LOG_LEVEL, THROUGHLINE_NATS_URL, THROUGHLINE_NATS_CREDENTIALS,
  THROUGHLINE_NATS_USER, THROUGHLINE_NATS_PASSWORD, THROUGHLINE_NATS_PASSWORD_FILE,
+ THROUGHLINE_PARTITIONS, THROUGHLINE_PARTITION, THROUGHLINE_INGESTION_PEERS,
  THROUGHLINE_NATS_REPLICAS, THROUGHLINE_STREAM_PREFIX, THROUGHLINE_KEY_STORE, THROUGHLINE_KEY_STORE_SCHEMA,
  PERSISTENCE_MODULE, POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DBNAME, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_SCHEMA,
  THROUGHLINE_TLS_CERT_FILE, THROUGHLINE_TLS_KEY_FILE, THROUGHLINE_TLS_CA_FILE, THROUGHLINE_TLS_CLIENT_CERTIFICATES,

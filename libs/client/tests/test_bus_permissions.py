@@ -58,6 +58,18 @@ def test_every_form_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(json.loads(run("--output", "json"))) == len(SERVICES)
 
 
+def test_the_partitions_in_force_count_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are given, or as the services are told them."""
+    rights = rights_of("identity", partitions={"ingestion": (100, 101)})
+    given = json.loads(run("--service", "identity", "--partitions", "ingestion=1:2", "--output", "json"))
+    monkeypatch.setenv("THROUGHLINE_PARTITIONS", "ingestion=1:2")
+    assert given == json.loads(run("--service", "identity", "--output", "json"))
+    assert given[0]["publish"] == list(rights.publish)
+    result = CliRunner().invoke(main, ["bus", "permissions", "--partitions", "journey=2"])
+    assert result.exit_code == 2
+    assert "counts over all clients" in result.stderr
+
+
 def test_a_prefix_that_is_none_is_refused() -> None:
     """With the rule, as the services refuse it."""
     result = CliRunner().invoke(main, ["bus", "permissions", "--prefix", "a.b"])

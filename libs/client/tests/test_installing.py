@@ -175,6 +175,10 @@ def test_a_user_who_may_not_do_what_its_service_needs_is_refused(
         assert f"the bus does not let in user '{prefix.lower()}_scoring'" in result.stderr
         allowed = run("preflight", "--monitor", f"http://127.0.0.1:{port}", "--service", "identity")
         assert allowed.exit_code == 0, allowed.output
+        monkeypatch.setenv("THROUGHLINE_PARTITIONS", "ingestion=1:2")
+        result = run("preflight", "--monitor", f"http://127.0.0.1:{port}", "--service", "identity")
+        assert result.exit_code == 1
+        assert f"STREAM.INFO.{prefix}_INGESTION_101" in result.stderr
 
 
 def test_without_the_servers_own_word_nothing_is_entrusted(

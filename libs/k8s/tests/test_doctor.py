@@ -19,7 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kube_api import KubeApi
-from kube_release import RELEASE, rendered, rules, run_release
+from kube_release import RELEASE, ready_pod, rendered, rules, run_release
+
+from throughline_k8s import reading
+from throughline_k8s.findings import findings
+from throughline_k8s.release import Pod, Snapshot, Workload
 
 Run = Callable[..., Result]
 
@@ -149,6 +153,11 @@ def _growing_claim(api: KubeApi) -> None:
     ]
 
 
+def _told_otherwise(api: KubeApi) -> None:
+    pod = api.objects["deployments", name("identity")]["spec"]["template"]["spec"]
+    pod["containers"][0]["env"].append({"name": "THROUGHLINE_PARTITIONS", "value": "ingestion=1:2"})
+
+
 def _two_images(api: KubeApi) -> None:
     pod = json.loads(json.dumps(api.objects["pods", f"{name('journey')}-0"]))
     pod["metadata"]["name"] = f"{name('journey')}-1"
@@ -196,6 +205,7 @@ def _no_eviction(api: KubeApi) -> None:
         (_missing, ("workloads", "fault"), "scoring has neither a StatefulSet nor a Deployment"),
         (_not_ready, ("replicas", "fault"), "0 of 1 pods are ready"),
         (_rolling, ("replicas", "warning"), "is being rolled out"),
+        (_told_otherwise, ("partitions", "fault"), "are told different partitions: one each: "),
         (_killed, ("pods", "fault"), "was restarted 4 times, last OOMKilled (exit code 137)"),
         (_unpullable, ("pods", "fault"), "waits: ImagePullBackOff: no such tag"),
         (_no_probe, ("probes", "warning"), "has no readinessProbe"),
@@ -300,3 +310,32 @@ def test_nobody_known_and_nothing_there_are_told_apart(run: Run, api: KubeApi, t
         labels["app.kubernetes.io/instance"] = "other"
     several = run("doctor")
     assert (several.exit_code, "several are: crm, other" in several.stderr) == (2, True)
+
+
+def test_partitions_that_are_not_as_they_should_be_are_faults() -> None:
+    """Each in force has its Deployment, whose pods serve it and no other; as the chart makes them nothing is wrong."""
+    values = {"services": {"ingestion": {"partitions": [1, 2]}}}
+    made = [each for each in rendered(values) if each["kind"] == "Deployment"]
+    workloads = [reading.workload(each) for each in made]
+
+    def said(workloads: list[Workload], pods: list[Pod]) -> list[str]:
+        seen = Snapshot(RELEASE, "crm", 0, "v1.34.2", "0.1.0", None, tuple(workloads), tuple(pods))
+        return [f"{each.about} {each.says}" for each in findings(seen) if each.check == "partitions"]
+
+    def pod(document: dict[str, Any], partition: str) -> Pod:
+        ready = ready_pod(document, f"{document['metadata']['name']}-0")
+        for variable in ready["spec"]["containers"][0]["env"]:
+            if variable["name"] == "THROUGHLINE_PARTITION":
+                variable["value"] = partition
+        return reading.pod(ready)
+
+    parted = {each["metadata"]["name"]: each for each in made if "-ingestion-" in each["metadata"]["name"]}
+    running = [pod(each, named.rpartition("-")[2]) for named, each in parted.items()]
+    assert said(workloads, running) == []
+    one, other = running[0], pod(parted[name("ingestion-101")], "0")
+    assert said(workloads, [one, other]) == [
+        f"pod {name('ingestion-101')}-0 serves partition 0, of ingestion partitions 100, 101 are in force"
+    ]
+    lacking = [each for each in workloads if each.name != name("ingestion-101")]
+    (missing,) = said(lacking, [one])
+    assert missing.startswith("ingestion has no Deployment for partition 101")

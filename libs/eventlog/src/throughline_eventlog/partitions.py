@@ -7,7 +7,7 @@ with numbers that no log had before, and keeps the old ones as they were.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Self
@@ -102,6 +102,10 @@ class Partitioning:
     def in_force(self, service: str) -> tuple[int, ...]:
         """The numbers of the service's partitions now, by index."""
         return self._numbers(service, len(self.counts(service)) - 1)
+
+    def numbers_in_force(self, services: Iterable[str]) -> Mapping[str, tuple[int, ...]]:
+        """The same for several services."""
+        return {service: self.in_force(service) for service in services}
 
     def earlier(self, service: str) -> tuple[int, ...]:
         """The numbers of its partitions of earlier generations, oldest first: nothing writes to those logs any more."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from throughline_eventlog import PARTITIONS, Partitioning, SettingsError
+from throughline_eventlog.partitions import listed
 from throughline_eventlog.settings import UNSAFE
 from throughline_k8s.release import (
     PROBES,
@@ -22,6 +24,7 @@ from throughline_k8s.release import (
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("fault", "warning", "note")
 
+PARTITION: Final = "THROUGHLINE_PARTITION"
 OLDEST_KUBERNETES: Final = (1, 32)
 OUTBOX_SECONDS: Final = 60.0
 LAG_MESSAGES: Final = 100
@@ -179,6 +182,74 @@ def _versions(seen: Snapshot) -> Iterator[Finding]:
 def _numbers(version: str) -> tuple[int, ...]:
     parts = version.removeprefix("v").split(".")[:2]
     return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()
+
+
+def _partitions(seen: Snapshot) -> Iterator[Finding]:
+    """Whether all are told the same partitions, and each that is in force is served, and no other."""
+    told: defaultdict[str, set[str]] = defaultdict(set)
+    serving: defaultdict[str, dict[str, int | None]] = defaultdict(dict)
+    for each in seen.workloads:
+        if each.component in SERVICES:
+            for container in _serving(each.component, each.containers):
+                told[container.environment.get(PARTITIONS, "")].add(each.name)
+                serving[each.component][f"{each.kind} {each.name}"] = _number(container)
+    for pod in seen.pods:
+        if pod.component in SERVICES and not pod.leaving:
+            for container in _serving(pod.component, pod.containers):
+                serving[pod.component][f"pod {pod.name}"] = _number(container)
+    if len(told) > 1:
+        said = "; ".join(f"{text or 'one each'}: {', '.join(sorted(names))}" for text, names in sorted(told.items()))
+        yield Finding(
+            "fault",
+            "partitions",
+            "services",
+            f"are told different partitions: {said}",
+            "run `helm upgrade` with services.ingestion.partitions as `throughline partitions show` has it",
+        )
+        return
+    try:
+        partitioning = Partitioning.parse(next(iter(told), ""))
+    except SettingsError as error:
+        yield Finding("fault", "partitions", "services", f"do not start: {error}", "set services.ingestion.partitions")
+        return
+    for service, numbers in serving.items():
+        in_force = partitioning.in_force(service)
+        yield from _not_served(service, in_force, numbers)
+
+
+def _not_served(service: str, in_force: tuple[int, ...], numbers: dict[str, int | None]) -> Iterator[Finding]:
+    served = {
+        about: in_force[0] if number is None and len(in_force) == 1 else number for about, number in numbers.items()
+    }
+    for about, number in served.items():
+        if number not in in_force:
+            yield Finding(
+                "fault",
+                "partitions",
+                about,
+                f"serves {'no partition' if number is None else f'partition {number}'}, of {service} "
+                f"{listed(in_force)} {'are' if len(in_force) > 1 else 'is'} in force",
+                "where a rollout is under way, wait; else run `helm upgrade` with services.ingestion.partitions as "
+                "`throughline partitions show` has it",
+            )
+    missing = [number for number in in_force if number not in served.values()]
+    if missing:
+        yield Finding(
+            "fault",
+            "partitions",
+            service,
+            f"has no Deployment for {listed(missing)}: calls for what stands there are refused",
+            "run `helm upgrade`: the chart makes one for each partition in force",
+        )
+
+
+def _serving(component: str, containers: tuple[Container, ...]) -> Iterator[Container]:
+    return (each for each in containers if each.name == component)
+
+
+def _number(container: Container) -> int | None:
+    text = container.environment.get(PARTITION, "")
+    return int(text) if text.isdecimal() else None
 
 
 def _probes(seen: Snapshot) -> Iterator[Finding]:
@@ -451,6 +522,7 @@ _CHECKS: Final[tuple[Callable[[Snapshot], Iterator[Finding]], ...]] = (
     _workloads,
     _pods,
     _versions,
+    _partitions,
     _probes,
     _durability,
     _budgets,

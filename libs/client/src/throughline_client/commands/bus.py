@@ -12,7 +12,15 @@ import click
 from throughline_client.commands.running import BAD_INPUT, Failure
 from throughline_client.commands.showing import print_json, print_table
 from throughline_client.endpoints import SERVICES
-from throughline_eventlog import BusRights, BusSettings, SettingsError, rights_of, server_lines
+from throughline_eventlog import (
+    PARTITIONS,
+    BusRights,
+    BusSettings,
+    Partitioning,
+    SettingsError,
+    rights_of,
+    server_lines,
+)
 from throughline_eventlog.bus_settings import STREAM_PREFIX
 
 _FORMS: Final = ("table", "json", "nats-server", "nsc")
@@ -39,6 +47,12 @@ def bus() -> None:
 @click.option(
     "--prefix", help="What the names of streams begin with; THROUGHLINE_STREAM_PREFIX, or TL, where left out."
 )
+@click.option(
+    "--partitions",
+    envvar=PARTITIONS,
+    default="",
+    help=f"In how many partitions logs stand, as {PARTITIONS} has it, which counts where left out: e.g. ingestion=1:2.",
+)
 @click.option("--account", default="throughline", show_default=True, help="Account of the users, for nsc.")
 @click.option(
     "-o",
@@ -48,8 +62,10 @@ def bus() -> None:
     show_default=True,
     help="For people, for programs, as configuration of nats-server, or as commands of nsc.",
 )
-def permissions(*, services: tuple[str, ...], prefix: str | None, account: str, output: str) -> None:
+def permissions(*, services: tuple[str, ...], prefix: str | None, partitions: str, account: str, output: str) -> None:
     """Say what each service's user of NATS has to be allowed: the fewest subjects, and nothing else.
+
+    Of partitions those in force count: give users the new ones before a change of their number is put to use.
 
     Each fills the streams of its own logs, reads those of the services that it takes from, and is answered below an
     inbox that no other may listen to. Reads no bus. In the configuration the passwords are variables of the server's
@@ -60,13 +76,14 @@ def permissions(*, services: tuple[str, ...], prefix: str | None, account: str, 
       throughline bus permissions --prefix CRM --output nsc
 
     \b
-    Exit codes: 0; 2 a prefix that is none.
+    Exit codes: 0; 2 a prefix or partitions that are none.
     """
     try:
         asked = BusSettings.from_env(os.environ if prefix is None else {STREAM_PREFIX: prefix}).prefix
+        numbers = Partitioning.parse(partitions, "--partitions").numbers_in_force(SERVICES)
     except SettingsError as error:
         raise Failure(str(error), BAD_INPUT) from error
-    rights = [rights_of(service, prefix=asked) for service in services or SERVICES]
+    rights = [rights_of(service, prefix=asked, partitions=numbers) for service in services or SERVICES]
     match output:
         case "json":
             print_json(

@@ -17,7 +17,7 @@ from throughline_client.commands.showing import print_json, print_table
 from throughline_client.endpoints import SERVICES
 from throughline_client.installation import Installation
 from throughline_client.preparing import Admin, prepare_schemas
-from throughline_eventlog import BusSettings, SettingsError, StoreSettings, rights_of
+from throughline_eventlog import PARTITIONS, BusSettings, Partitioning, SettingsError, StoreSettings, rights_of
 from throughline_eventlog.durability import (
     AwayError,
     Finding,
@@ -89,9 +89,12 @@ def preflight(
         asked = services or SERVICES
         buses = [BusSettings.from_env(service=service) for service in asked]
         stores = [StoreSettings.from_env(service) for service in asked]
+        partitioning = Partitioning.parse(os.environ.get(PARTITIONS, ""))
     places = monitors or tuple(each.strip() for each in os.environ.get(MONITORS, "").split(",") if each.strip())
     replicas = max(bus.replicas for bus in buses)
-    reading = _Reading([] if bus_by_monitoring else buses, replicas, stores, places, least_standbys)
+    reading = _Reading(
+        [] if bus_by_monitoring else buses, replicas, stores, places, least_standbys, partitioning=partitioning
+    )
     deadline = time.monotonic() + seconds
     with _settings_as_failures():
         findings, away = reading.all()
@@ -122,8 +125,11 @@ class _Reading:
         stores: Sequence[StoreSettings],
         monitors: Sequence[str],
         least_standbys: int,
+        *,
+        partitioning: Partitioning,
     ) -> None:
         self._buses = buses
+        self._partitioning = partitioning
         self._replicas = replicas
         self._stores = stores
         self._monitors = monitors
@@ -138,7 +144,7 @@ class _Reading:
                 found += store_findings(store, self._least_standbys)
             except AwayError as error:
                 away.append(_Away(error, bus=False))
-        for told in asyncio.run(_of_the_buses(self._buses)):
+        for told in asyncio.run(_of_the_buses(self._buses, self._partitioning)):
             if isinstance(told, AwayError):
                 away.append(_Away(told, bus=True))
             else:
@@ -159,12 +165,13 @@ class _Reading:
         return not (away.bus and bus_may_be_away)
 
 
-async def _of_the_buses(buses: Sequence[BusSettings]) -> list[list[Finding] | AwayError]:
+async def _of_the_buses(buses: Sequence[BusSettings], partitioning: Partitioning) -> list[list[Finding] | AwayError]:
     """What each service's user is answered, all of them at once."""
+    numbers = partitioning.numbers_in_force(SERVICES)
 
     async def of(bus: BusSettings) -> list[Finding] | AwayError:
         async with bus.connect(f"{bus.service}-preflight") as connection:
-            rights = rights_of(bus.service, prefix=bus.prefix)
+            rights = rights_of(bus.service, prefix=bus.prefix, partitions=numbers)
             try:
                 return await bus_findings(connection, rights, bus.prefix, bus.replicas)
             except AwayError as error:
