@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from line import CHANNELS, identifier, interaction
 
-from identity.application.attribution import Attribution
 from identity.bootstrap import Identity
 from identity.bootstrap import build as build_identity
 from identity.settings import Settings as IdentitySettings
@@ -20,7 +18,8 @@ from ingestion.projection import make_projection
 from ingestion.settings import Settings
 from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc, interaction_pb2
 from throughline_client.installation import Installation
-from throughline_eventlog import PARTITIONS, BusSettings, Consumer, InboxPosition, Partitioning, Store, open_store
+from throughline_eventlog import PARTITIONS, BusSettings, InboxPosition, Partitioning, Store, open_store
+from throughline_eventlog.nats_server import free_port
 from throughline_kernel import digest
 from throughline_portability.parting import Changed, Told, change_partitions
 from throughline_privacy import PrivacySettings
@@ -84,14 +83,23 @@ class Place:
         """The store of one partition of ingestion."""
         return open_store(self.installation.store("ingestion", number), tables=make_projection().tables)
 
-    def settings(self, number: int, bus: BusSettings) -> Settings:
-        """Those of the process that serves one partition."""
+    def settings(self, number: int, bus: BusSettings, peers: Sequence[str] = ()) -> Settings:
+        """Those of the process that serves one partition; `peers` are the addresses of all of several."""
+        port = int(peers[self.numbers.index(number)].rpartition(":")[2]) if peers else 0
         return Settings(
-            host=HostSettings("ingestion", number, self.installation.partitioning, grace_seconds=5),
+            host=HostSettings(
+                "ingestion",
+                number,
+                self.installation.partitioning,
+                port=port,
+                health_interval_seconds=0.05,
+                grace_seconds=5,
+            ),
             store=self.installation.store("ingestion", number),
             bus=bus,
             proofs=ProofSettings(KEYS),
             privacy=self.privacy(),
+            peers=peers,
         )
 
     def privacy(self) -> PrivacySettings:
@@ -114,18 +122,9 @@ class Place:
         )
         await parts.start()
         await parts.host.start()
-        # Beside its own consumers: whoever comes second to an event passes over it.
-        consumers = [
-            Consumer(parts.writer, parts.connection, bus.stream("ingestion", number), Attribution(parts.rulebook))
-            for number in self.numbers
-        ]
-        running = [asyncio.create_task(consumer.run()) for consumer in consumers]
         try:
             yield parts
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
             await parts.host.stop()
 
     def reached(self, identity: Identity, bus: BusSettings) -> bool:
@@ -144,17 +143,18 @@ class Place:
     @asynccontextmanager
     async def served(self, bus: BusSettings | None = None) -> AsyncIterator[Ends]:
         """All partitions in force, served for the block; nothing is published without a bus."""
+        peers = [f"127.0.0.1:{free_port()}" for _ in self.numbers] if len(self.numbers) > 1 else []
         async with AsyncExitStack() as running:
-            stubs: dict[int, ingestion_pb2_grpc.IngestionServiceStub] = {}
+            stubs: list[ingestion_pb2_grpc.IngestionServiceStub] = []
             for number in self.numbers:
-                parts = build(self.settings(number, bus or BusSettings(NOWHERE)))
+                parts = build(self.settings(number, bus or BusSettings(NOWHERE), peers))
                 if bus is not None:
                     parts.connection.start()
                 port = await parts.host.start()
                 running.push_async_callback(parts.host.stop)
                 channel = await running.enter_async_context(open_channel(f"127.0.0.1:{port}"))
-                stubs[number] = ingestion_pb2_grpc.IngestionServiceStub(channel)
-            yield Ends(self.installation.partitioning, stubs)
+                stubs.append(ingestion_pb2_grpc.IngestionServiceStub(channel))
+            yield Ends(stubs)
 
     def taken_by_identity(self) -> None:
         """As where identity has taken everything that the partitions in force have."""
@@ -193,54 +193,46 @@ class Place:
 
 @dataclass
 class Ends:
-    """Stubs to the partitions that are served; offers go to the one that has their source."""
+    """Stubs to the partitions that are served, by index; whatever is asked is asked of them in turn."""
 
-    partitioning: Partitioning
-    stubs: Mapping[int, ingestion_pb2_grpc.IngestionServiceStub]
+    stubs: Sequence[ingestion_pb2_grpc.IngestionServiceStub]
+    asked: int = 0
+
+    def next(self) -> ingestion_pb2_grpc.IngestionServiceStub:
+        """Whose turn it is."""
+        self.asked += 1
+        return self.stubs[self.asked % len(self.stubs)]
 
     async def register(self, *channels: str) -> None:
-        """Registers channels and all sources everywhere."""
-        for stub in self.stubs.values():
-            for channel in channels:
-                await stub.RegisterChannel(
-                    ingestion_pb2.RegisterChannelRequest(channel=channel, traits=CHANNELS["web"])
-                )
-            for source in SOURCES:
-                await stub.RegisterSource(ingestion_pb2.RegisterSourceRequest(source=source, name=source))
+        """Registers channels, and all sources."""
+        for channel in channels:
+            await self.next().RegisterChannel(
+                ingestion_pb2.RegisterChannelRequest(channel=channel, traits=CHANNELS["web"])
+            )
+        for source in SOURCES:
+            await self.next().RegisterSource(ingestion_pb2.RegisterSourceRequest(source=source, name=source))
 
     async def offer(self, offered: Sequence[interaction_pb2.Interaction], size: int = 10) -> Verdicts:
-        """Offers in batches, split by who has the source; what became of each, in order."""
+        """Offers in batches; what became of each, in order."""
         verdicts: Verdicts = []
         for start in range(0, len(offered), size):
-            batch = offered[start : start + size]
-            found: dict[int, int] = {}
-            for number, stub in self.stubs.items():
-                places = [
-                    at for at, each in enumerate(batch) if self.partitioning.owner("ingestion", each.source) == number
-                ]
-                if places:
-                    request = ingestion_pb2.RecordInteractionsRequest(interactions=[batch[at] for at in places])
-                    answer = await stub.RecordInteractions(request)
-                    found |= {at: result.verdict for at, result in zip(places, answer.results, strict=True)}
-            verdicts += [found[at] for at in range(len(batch))]
+            request = ingestion_pb2.RecordInteractionsRequest(interactions=offered[start : start + size])
+            verdicts += [result.verdict for result in (await self.next().RecordInteractions(request)).results]
         return verdicts
 
-    async def redrive(self) -> int:
-        """Redrives everywhere; how many were recorded."""
-        answers = [
-            await stub.RedriveQuarantine(ingestion_pb2.RedriveQuarantineRequest()) for stub in self.stubs.values()
-        ]
-        return sum(answer.recorded for answer in answers)
+    async def redrive(self, interaction_id: str = "") -> int:
+        """Redrives; how many were recorded."""
+        request = ingestion_pb2.RedriveQuarantineRequest(interaction_id=interaction_id)
+        return (await self.next().RedriveQuarantine(request)).recorded
 
     async def tallies(self) -> dict[str, tuple[int, ...]]:
         """What each source offered, and the five ends, which add up; a source is one partition's alone."""
         found: dict[str, tuple[int, ...]] = {}
-        for stub in self.stubs.values():
-            for line in (await stub.GetTallies(ingestion_pb2.GetTalliesRequest())).tallies:
-                ends = (line.recorded, line.duplicate, line.conflict, line.quarantined, line.refused)
-                assert line.offered == sum(ends), line
-                assert line.source not in found, line
-                found[line.source] = (line.offered, *ends)
+        for line in (await self.next().GetTallies(ingestion_pb2.GetTalliesRequest())).tallies:
+            ends = (line.recorded, line.duplicate, line.conflict, line.quarantined, line.refused)
+            assert line.offered == sum(ends), line
+            assert line.source not in found, line
+            found[line.source] = (line.offered, *ends)
         return found
 
 

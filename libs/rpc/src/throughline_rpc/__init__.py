@@ -18,7 +18,7 @@ from throughline_rpc.callers import (
     purpose_of,
 )
 from throughline_rpc.channels import IN_THE_CLEAR, channel_options, open_blocking_channel, open_channel
-from throughline_rpc.errors import RemoteRefusal, decode_error, status_of
+from throughline_rpc.errors import RemoteRefusal, decode_error, refusal_of, status_of
 from throughline_rpc.settings import (
     MAX_MESSAGE_BYTES,
     AuthenticationSettings,
@@ -105,6 +105,7 @@ __all__ = [
     "open_blocking_channel",
     "open_channel",
     "purpose_of",
+    "refusal_of",
     "serve",
     "status_of",
 ]

@@ -162,6 +162,13 @@ def decode_error(error: grpc.RpcError) -> RemoteRefusal:
     return decoded
 
 
+def refusal_of(remote: RemoteRefusal) -> Refusal:
+    """What another service refused, to be refused by this one in the same way. What is of no kind is a precondition."""
+    kinds = {code: kind for kind, code in _CODES.items()}
+    kind = kinds.get(remote.code, PreconditionError)
+    return kind(remote.reason or remote.code.name, remote.message, remote.metadata, remote.violations)
+
+
 def _details(refusal: Refusal, code: grpc.StatusCode, room: int) -> Iterator[Message]:
     if refusal.violations:
         yield _bad_request(refusal.violations, room)

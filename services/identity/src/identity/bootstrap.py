@@ -54,7 +54,7 @@ class Identity:
     rulebook: Rulebook
     connection: Connection
     relay: Relay
-    consumer: Consumer
+    consumers: Sequence[Consumer]
     forgetting: Forgetting
     host: ServiceHost
 
@@ -89,20 +89,19 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> Identity:
         replicas=settings.bus.replicas,
         observer=observer,
     )
-    consumer = Consumer(
-        writer,
-        connection,
-        settings.bus.stream(UPSTREAM, partition),
-        Attribution(rulebook),
-        observer=observer,
-    )
+    # One handler for all of them: whatever it remembered would be of one store.
+    attribution = Attribution(rulebook)
+    consumers = [
+        Consumer(writer, connection, settings.bus.stream(UPSTREAM, number), attribution, observer=observer)
+        for number in settings.host.partitioning.in_force(UPSTREAM)
+    ]
     proofs = Proofs(
         store, settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
     access = AccessLog.beside(
         settings.store, settings.proofs, connection=connection, bus=settings.bus, partition=partition
     )
-    log_service = EventLogServicer(store, SERVICE, partition, StoredState(store), Progress.of(relay, [consumer]))
+    log_service = EventLogServicer(store, SERVICE, partition, StoredState(store), Progress.of(relay, consumers))
     decisions = Decisions(rulebook)
     place = settings.privacy.forgotten_list
     keys = VaultKeys(vault, hasher, open_forgotten_list(place) if place else None)
@@ -129,18 +128,18 @@ async def build(settings: Settings, *, clock: Clock = wall_clock) -> Identity:
         background=[
             # What is known is answered without the bus; it is only older then, as health says.
             Background("relay", relay.run, relay.health, needed_to_serve=False),
-            Background("consumer", consumer.run, consumer.health, needed_to_serve=False),
+            *(Background(each.stream, each.run, each.health, needed_to_serve=False) for each in consumers),
             *proofs.background,
             Background("sweeper", sweeper.run, sweeper.health, needed_to_serve=False),
         ],
         checks=[
             HealthCheck("writer", writer.health),
-            HealthCheck("poison", consumer.degraded, needed_to_serve=False),
+            *(HealthCheck(f"poison {each.stream}", each.degraded, needed_to_serve=False) for each in consumers),
         ],
         on_stop=[writer.close, proofs.close, connection.close, store.close, vault.close],
         access=access,
     )
-    return Identity(store, writer, vault, rulebook, connection, relay, consumer, forgetting, host)
+    return Identity(store, writer, vault, rulebook, connection, relay, consumers, forgetting, host)
 
 
 def main() -> int:

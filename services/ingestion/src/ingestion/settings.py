@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Final
 from ingestion.domain.quota import DEFAULT_BURST, UNBOUNDED, Quota
 from throughline_eventlog import BusSettings, SettingsError, StoreSettings
 from throughline_privacy import PrivacySettings
-from throughline_rpc import HostSettings, ProofSettings
+from throughline_rpc import IN_THE_CLEAR, CallerCredentials, HostSettings, ProofSettings
 
 SERVICE = "ingestion"
 DEFAULT_PORT = 50051
 QUOTA_EVENTS: Final = "INGESTION_QUOTA_EVENTS"
 QUOTA_BYTES: Final = "INGESTION_QUOTA_BYTES"
 QUOTA_BURST: Final = "INGESTION_QUOTA_BURST_SECONDS"
+PEERS: Final = "THROUGHLINE_INGESTION_PEERS"
 QUOTAS_FILE: Final = "INGESTION_QUOTAS_FILE"
 
 
@@ -28,7 +29,8 @@ class Settings:
 
     INGESTION_QUOTA_EVENTS and INGESTION_QUOTA_BYTES are what each source may offer in a second on the average (0: any
     amount), INGESTION_QUOTA_BURST_SECONDS how many seconds' worth of it at once; INGESTION_QUOTAS_FILE gives sources
-    their own.
+    their own. THROUGHLINE_INGESTION_PEERS says where the partitions are where there are several: `host:port` of each in
+    the order of their numbers, with commas. They are called with what `CallerCredentials.from_env` reads.
     """
 
     host: HostSettings
@@ -38,6 +40,8 @@ class Settings:
     privacy: PrivacySettings
     quota: Quota = UNBOUNDED
     quotas_file: Path | None = None
+    peers: Sequence[str] = ()
+    peer_credentials: CallerCredentials = IN_THE_CLEAR
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -55,7 +59,21 @@ class Settings:
                 _number(env, QUOTA_BURST, DEFAULT_BURST, 0.1),
             ),
             quotas_file=Path(file) if (file := env.get(QUOTAS_FILE, "").strip()) else None,
+            peers=_peers(env, host),
+            peer_credentials=CallerCredentials.from_env(env, service=SERVICE),
         )
+
+
+def _peers(env: Mapping[str, str], host: HostSettings) -> Sequence[str]:
+    peers = [address.strip() for address in env.get(PEERS, "").split(",") if address.strip()]
+    numbers = host.partitioning.in_force(SERVICE)
+    if len(peers) == len(numbers) or (len(numbers) == 1 and not peers):
+        return peers
+    listed = ", ".join(map(str, numbers))
+    raise SettingsError(
+        f"{PEERS} has {len(peers)} addresses, and ingestion has {len(numbers)} partitions ({listed}): give host:port "
+        "of each, in this order, with commas"
+    )
 
 
 def _number(env: Mapping[str, str], name: str, default: float, least: float = 0) -> float:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
-
 from ingestion.adapters.codec import read_interaction, write_facts, write_personal
 from ingestion.adapters.content import ContentMac
 from ingestion.adapters.personas import Personas
-from ingestion.adapters.wire import Batch, read_request, read_single_request, read_stream_request
+from ingestion.adapters.wire import READ
 from ingestion.application.ports import Received, Request, RequestRead, UnreadableInteraction
 from ingestion.domain.deciding import Offer, Said, batch_size_error, refused
 from ingestion.domain.interaction import interaction_id_of
 from ingestion.domain.validation import is_name, is_source_interaction_id, validate
 from throughline.ingestion.v1 import interaction_pb2
 from throughline_kernel import InvalidError, Violation
-
-_READ: Final[Mapping[Request, Callable[[bytes], Batch | InvalidError]]] = {
-    Request.SINGLE: read_single_request,
-    Request.BATCH: read_request,
-    Request.STREAMED: read_stream_request,
-}
 
 
 class ContractReader:
@@ -32,13 +23,16 @@ class ContractReader:
 
     def request(self, kind: Request, raw: bytes, now: int) -> RequestRead:
         """Reads a whole request as of `now`. Refuses nothing: violations stand in the offers, or in what is read."""
-        batch = _READ[kind](raw)
+        batch = READ[kind](raw)
         if isinstance(batch, InvalidError):
             return RequestRead("", [], batch.violations)
-        wrong = batch_size_error(len(batch.interactions))
-        if wrong is not None:
-            return RequestRead(batch.batch_id, [_refused(each, wrong.violations) for each in batch.interactions])
-        return RequestRead(batch.batch_id, [self.offer(each, now) for each in batch.interactions])
+        size = batch.size or len(batch.interactions)
+        wrong = batch_size_error(size)
+        if wrong is None:
+            offers = [self.offer(each, now) for each in batch.interactions]
+        else:
+            offers = [_refused(each, wrong.violations) for each in batch.interactions]
+        return RequestRead(batch.batch_id, offers, size=size)
 
     def offer(self, received: Received, now: int) -> Offer:
         """Reads one event as of `now`."""

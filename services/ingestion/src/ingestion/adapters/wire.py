@@ -6,14 +6,15 @@ batch is taken apart on the wire, by field number, and only what is broken is le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from ingestion.application.ports import Received, UnreadableInteraction
-from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
+from ingestion.application.ports import Part, Received, Request, RequestParted, UnreadableInteraction
+from ingestion.domain.validation import is_name
+from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2, partition_pb2
 from throughline_kernel import InvalidError, Violation
 
 _VARINT: Final = 0
@@ -21,6 +22,7 @@ _FIXED64: Final = 1
 _BYTES: Final = 2
 _FIXED32: Final = 5
 _MAX_VARINT_BYTES: Final = 10
+_INTERACTIONS: Final = partition_pb2.RecordPartRequest.DESCRIPTOR.fields_by_name["interactions"].number
 
 _UTF8: Final = "valid UTF-8"
 _UTF8_REMEDY: Final = "encode the text as UTF-8; found bytes that are not"
@@ -29,10 +31,14 @@ _WHOLE_REMEDY: Final = "serialise it with the contract's own messages; it is cut
 
 
 class Batch(NamedTuple):
-    """A batch as it came in; `batch_id` is empty outside of streams."""
+    """A batch as it came in; `batch_id` is empty outside of streams.
+
+    `size` is that of the batch that this is a part of, 0 where it is the whole.
+    """
 
     batch_id: str
     interactions: list[Received]
+    size: int = 0
 
 
 class _TruncatedError(ValueError):
@@ -64,12 +70,107 @@ def read_single_request(raw: bytes) -> Batch | InvalidError:
         return _salvage(raw, ingestion_pb2.RecordInteractionRequest.DESCRIPTOR)
 
 
+def read_part_request(raw: bytes) -> Batch | InvalidError:
+    """Reads a RecordPartRequest in the same way."""
+    try:
+        request = partition_pb2.RecordPartRequest.FromString(raw)
+    except DecodeError:
+        return _salvage(raw, partition_pb2.RecordPartRequest.DESCRIPTOR)
+    return Batch("", list(request.interactions), request.size)
+
+
+class Parter:
+    """Takes requests apart by who takes which source; `owner_of` gives the index of a partition.
+
+    What cannot be decoded is passed on as it came: the partition that has its source reads what can be read.
+    """
+
+    def __init__(self, owner_of: Callable[[str], int]) -> None:
+        self._owner_of = owner_of
+
+    def __call__(self, kind: Request, raw: bytes) -> RequestParted:
+        """See `RequestParter`."""
+        message = _MESSAGES[kind]
+        try:
+            request = message.FromString(raw)
+        except DecodeError:
+            return self._taken_apart(READ[kind](raw), raw, message.DESCRIPTOR)
+        interactions = [request.interaction] if kind == Request.SINGLE else request.interactions
+        by_owner, sources = self._by_owner([each.source for each in interactions])
+        size = len(interactions)
+        parts = {
+            owner: Part(
+                at,
+                partition_pb2.RecordPartRequest(
+                    interactions=interactions if len(at) == size else [interactions[index] for index in at], size=size
+                ).SerializeToString(),
+            )
+            for owner, at in by_owner.items()
+        }
+        return RequestParted(request.batch_id if kind == Request.STREAMED else "", size, sources, parts)
+
+    def _taken_apart(self, batch: Batch | InvalidError, raw: bytes, descriptor: Descriptor) -> RequestParted:
+        if isinstance(batch, InvalidError):
+            return RequestParted("", 0, frozenset(), {}, batch.violations)
+        pieces = [
+            value
+            for number, value in _fields(raw)
+            if isinstance(value, bytes) and _holds_interaction(descriptor, number)
+        ]
+        by_owner, sources = self._by_owner([each.source for each in batch.interactions])
+        size = partition_pb2.RecordPartRequest(size=len(pieces)).SerializeToString()
+        parts = {
+            owner: Part(at, b"".join(_as_field(_INTERACTIONS, pieces[index]) for index in at) + size)
+            for owner, at in by_owner.items()
+        }
+        return RequestParted(batch.batch_id, len(pieces), sources, parts)
+
+    def _by_owner(self, sources: Sequence[str]) -> tuple[dict[int, list[int]], frozenset[str]]:
+        """Which events each partition takes, and the sources that are named. What names none possible is of ""."""
+        named = {source: source if is_name(source) else "" for source in set(sources)}
+        owners = {source: self._owner_of(account) for source, account in named.items()}
+        by_owner: dict[int, list[int]] = {}
+        for index, source in enumerate(sources):
+            by_owner.setdefault(owners[source], []).append(index)
+        return by_owner, frozenset(named.values()) - {""}
+
+
+READ: Final[Mapping[Request, Callable[[bytes], Batch | InvalidError]]] = {
+    Request.SINGLE: read_single_request,
+    Request.BATCH: read_request,
+    Request.STREAMED: read_stream_request,
+    Request.PART: read_part_request,
+}
+_MESSAGES: Final[Mapping[Request, type[Any]]] = {
+    Request.SINGLE: ingestion_pb2.RecordInteractionRequest,
+    Request.BATCH: ingestion_pb2.RecordInteractionsRequest,
+    Request.STREAMED: ingestion_pb2.StreamInteractionsRequest,
+}
+
+
+def _holds_interaction(descriptor: Descriptor, number: int) -> bool:
+    field = descriptor.fields_by_number.get(number)
+    return field is not None and field.message_type is not None
+
+
+def _as_field(number: int, value: bytes) -> bytes:
+    head, length = bytearray([number << 3 | _BYTES]), len(value)
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + value
+
+
 def _salvage(raw: bytes, descriptor: Descriptor) -> Batch | InvalidError:
-    batch_id, received = "", list[Received]()
+    batch_id, received, size = "", list[Received](), 0
     try:
         for number, value in _fields(raw):
             field = descriptor.fields_by_number.get(number)
-            if field is None or not isinstance(value, bytes):
+            if field is None or value is None:
+                continue
+            if isinstance(value, int):
+                size = value if field.type == FieldDescriptor.TYPE_INT32 else size
                 continue
             if field.message_type is None:
                 batch_id = value.decode("utf-8", "replace")
@@ -77,7 +178,7 @@ def _salvage(raw: bytes, descriptor: Descriptor) -> Batch | InvalidError:
                 received.append(_interaction(value))
     except _TruncatedError:
         return InvalidError.of(Violation("request", f"{_WHOLE}: {descriptor.full_name}", _WHOLE_REMEDY))
-    return Batch(batch_id, received)
+    return Batch(batch_id, received, size)
 
 
 def _interaction(raw: bytes) -> Received:
@@ -118,8 +219,11 @@ def _broken(raw: bytes, descriptor: Descriptor, path: str, name: dict[str, str])
                     name[field.name] = text
 
 
-def _fields(raw: bytes) -> Iterator[tuple[int, bytes | None]]:
-    """(field number, content where it has a length) of each field, in order. Raises: _TruncatedError."""
+def _fields(raw: bytes) -> Iterator[tuple[int, bytes | int | None]]:
+    """(field number, content where it has a length, or a varint's value) of each field, in order.
+
+    Raises: _TruncatedError.
+    """
     at, end = 0, len(raw)
     while at < end:
         tag, at = _varint(raw, at)
@@ -131,8 +235,8 @@ def _fields(raw: bytes) -> Iterator[tuple[int, bytes | None]]:
             yield number, raw[at : at + length]
             at += length
         elif kind == _VARINT:
-            _, at = _varint(raw, at)
-            yield number, None
+            value, at = _varint(raw, at)
+            yield number, value
         elif kind in {_FIXED64, _FIXED32}:
             at += 8 if kind == _FIXED64 else 4
             if at > end:

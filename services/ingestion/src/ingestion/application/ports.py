@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeAlias
@@ -9,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from ingestion.domain.accounting import Account, Tally, Verdict
 from ingestion.domain.deciding import Offer, Said
 from ingestion.domain.registry import ChannelTraits, Registry, Source, Standing
-from throughline.ingestion.v1 import interaction_pb2
+from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2, partition_pb2
 from throughline_eventlog import Reader, Transaction
 from throughline_kernel import Violation
 
@@ -86,17 +87,92 @@ class Request(IntEnum):
     SINGLE = 1
     BATCH = 2
     STREAMED = 3
+    PART = 4
+    """What another partition passes on of one of these."""
 
 
 class RequestRead(NamedTuple):
     """A request as it was read: one offer per event, in order; `batch_id` is empty outside of streams.
 
-    `violations` say why the request is no message of the contract at all; then there are no offers.
+    `violations` say why the request is no message of the contract at all; then there are no offers. `size` is how many
+    events the whole request has, of which these are all or a part.
     """
 
     batch_id: str
     offers: list[Offer]
     violations: tuple[Violation, ...] = ()
+    size: int = 0
+
+
+class Part(NamedTuple):
+    """What of a request one partition takes: which of its events, in order, and the request of kind PART with them."""
+
+    at: list[int]
+    raw: bytes
+
+
+class RequestParted(NamedTuple):
+    """A request by the partitions that take it: `parts` by index, none where it has no event or cannot be read.
+
+    `sources` are all that it names.
+    """
+
+    batch_id: str
+    size: int
+    sources: frozenset[str]
+    parts: Mapping[int, Part]
+    violations: tuple[Violation, ...] = ()
+
+
+class RequestParter(Protocol):
+    """Takes requests apart, as little as it can."""
+
+    def __call__(self, kind: Request, raw: bytes) -> RequestParted:
+        """Says which partition takes what of a serialised request. Refuses nothing."""
+        ...
+
+
+class Turns:
+    """In which order the batches of one stream reach each partition: that in which they came."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, asyncio.Lock] = {}
+
+    def at(self, partition: int) -> asyncio.Lock:
+        """Held while a batch is on its way to a partition, and taken in the order in which it is asked for."""
+        return self._at.setdefault(partition, asyncio.Lock())
+
+
+class Peer(Protocol):
+    """A partition of ingestion as the others call it: in the words of the contract, personal values sealed.
+
+    What it refuses is raised as it refuses it. Raises: UnavailableError PARTITION_UNAVAILABLE where it does not answer,
+    PARTITION_MISMATCH where it is not the one that is meant.
+    """
+
+    async def record_part(self, part: bytes) -> Sequence[ingestion_pb2.InteractionResult]:
+        """Records a serialised RecordPartRequest. Raises: ExhaustedError QUOTA_EXCEEDED."""
+        ...
+
+    async def look_up(self, interaction_id: str) -> partition_pb2.ReadPartInteractionResponse:
+        """One interaction, as far as it is kept there."""
+        ...
+
+    async def register(self, request: partition_pb2.RegisterInPartRequest) -> partition_pb2.RegisterInPartResponse:
+        """Registers a channel or a source. Raises: InvalidError, PreconditionError."""
+        ...
+
+    async def waiting(self, page_size: int, after: int) -> ingestion_pb2.ListQuarantineResponse:
+        """A page of what waits there, behind a position."""
+        ...
+
+    async def redrive(self, request: ingestion_pb2.RedriveQuarantineRequest) -> ingestion_pb2.RedriveQuarantineResponse:
+        """Offers what waits there again; nothing under the id that is named is no error."""
+        ...
+
+    async def tallies(self) -> ingestion_pb2.GetTalliesResponse:
+        """The account of its sources."""
+        ...
 
 
 class RequestReader(Protocol):

@@ -11,7 +11,7 @@ from ingestion.application.recording import REDRIVEN, Recorder, Stored, Versions
 from ingestion.domain.accounting import Verdict
 from ingestion.domain.deciding import Offer, judge, refused
 from throughline_eventlog import NewEvent, Transaction, Writer
-from throughline_kernel import NotFoundError, Violation
+from throughline_kernel import Violation
 
 PAGE: Final = 500
 
@@ -38,11 +38,6 @@ class Redriven:
     refused: int = 0
     rest: RedriveQuarantine | None = None
 
-    @property
-    def matched(self) -> int:
-        """How many there were."""
-        return self.recorded + self.duplicate + self.conflict + self.still_quarantined + self.refused
-
     def __add__(self, other: Redriven) -> Redriven:
         return Redriven(
             self.recorded + other.recorded,
@@ -62,16 +57,10 @@ class Redrive:
         self._work = work
 
     async def __call__(self, command: RedriveQuarantine, traceparent: str = "") -> Redriven:
-        """Redrives. Raises: NotFoundError QUARANTINE_NOT_FOUND where an id was named and nothing waits under it."""
+        """Redrives. Nothing that waits under the id that is named is nothing to redrive."""
         done = Redriven(rest=command)
         while done.rest is not None:
             done += await self._writer.submit(self._work, done.rest, weight=PAGE, traceparent=traceparent)
-        if command.interaction_id and not done.matched:
-            raise NotFoundError(
-                "QUARANTINE_NOT_FOUND",
-                f"nothing waits in quarantine under interaction {command.interaction_id}; see ListQuarantine",
-                {"interaction_id": command.interaction_id},
-            )
         return done
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+throughline/ingestion/v1/error_reason.proto\x12\x18throughline.ingestion.v1*\x99\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_FIELD_INVALID\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_FIELD_REQUIRED\x10\x02\x12#\n\x1f\x45RROR_REASON_BATCH_SIZE_INVALID\x10\x03\x12 \n\x1c\x45RROR_REASON_CHANNEL_UNKNOWN\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_SOURCE_UNKNOWN\x10\x05\x12$\n ERROR_REASON_CHANNEL_NOT_ALLOWED\x10\x06\x12&\n\"ERROR_REASON_INTERACTION_NOT_FOUND\x10\x07\x12!\n\x1d\x45RROR_REASON_CHANNEL_CONFLICT\x10\x08\x12 \n\x1c\x45RROR_REASON_SOURCE_CONFLICT\x10\t\x12#\n\x1f\x45RROR_REASON_PAGE_TOKEN_INVALID\x10\n\x12 \n\x1c\x45RROR_REASON_LOG_UNAVAILABLE\x10\x0b\x12%\n!ERROR_REASON_QUARANTINE_NOT_FOUND\x10\x0c\x12!\n\x1d\x45RROR_REASON_CONTENT_CONFLICT\x10\r\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+throughline/ingestion/v1/error_reason.proto\x12\x18throughline.ingestion.v1*\xe6\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_FIELD_INVALID\x10\x01\x12\x1f\n\x1b\x45RROR_REASON_FIELD_REQUIRED\x10\x02\x12#\n\x1f\x45RROR_REASON_BATCH_SIZE_INVALID\x10\x03\x12 \n\x1c\x45RROR_REASON_CHANNEL_UNKNOWN\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_SOURCE_UNKNOWN\x10\x05\x12$\n ERROR_REASON_CHANNEL_NOT_ALLOWED\x10\x06\x12&\n\"ERROR_REASON_INTERACTION_NOT_FOUND\x10\x07\x12!\n\x1d\x45RROR_REASON_CHANNEL_CONFLICT\x10\x08\x12 \n\x1c\x45RROR_REASON_SOURCE_CONFLICT\x10\t\x12#\n\x1f\x45RROR_REASON_PAGE_TOKEN_INVALID\x10\n\x12 \n\x1c\x45RROR_REASON_LOG_UNAVAILABLE\x10\x0b\x12%\n!ERROR_REASON_QUARANTINE_NOT_FOUND\x10\x0c\x12!\n\x1d\x45RROR_REASON_CONTENT_CONFLICT\x10\r\x12\x1f\n\x1b\x45RROR_REASON_QUOTA_EXCEEDED\x10\x0e\x12&\n\"ERROR_REASON_PARTITION_UNAVAILABLE\x10\x0f\x12#\n\x1f\x45RROR_REASON_PARTITION_MISMATCH\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'throughline.ingestion.v1.er
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=74
-  _globals['_ERRORREASON']._serialized_end=611
+  _globals['_ERRORREASON']._serialized_end=688
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The source offers more than its quota; nothing of the request was taken, RetryInfo says when it would be.
     Example: {"source": "till", "quota": "events", "limit": "500", "retry_after_ms": "1200"}
     """
+    ERROR_REASON_PARTITION_UNAVAILABLE: _ErrorReason.ValueType  # 15
+    """Another partition of ingestion, which has the source, does not answer: send the same again, what is known is a
+    duplicate. Example: {"partition": "101"}
+    """
+    ERROR_REASON_PARTITION_MISMATCH: _ErrorReason.ValueType  # 16
+    """Two partitions disagree about how many there are, while their number is being changed: send the same again.
+    Example: {"partition": "101", "meant": "201/3"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons under domain `throughline.ingestion` in google.rpc.ErrorInfo, where the prefix `ERROR_REASON_` is left off."""
@@ -87,5 +95,13 @@ ERROR_REASON_CONTENT_CONFLICT: ErrorReason.ValueType  # 13
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 14
 """The source offers more than its quota; nothing of the request was taken, RetryInfo says when it would be.
 Example: {"source": "till", "quota": "events", "limit": "500", "retry_after_ms": "1200"}
+"""
+ERROR_REASON_PARTITION_UNAVAILABLE: ErrorReason.ValueType  # 15
+"""Another partition of ingestion, which has the source, does not answer: send the same again, what is known is a
+duplicate. Example: {"partition": "101"}
+"""
+ERROR_REASON_PARTITION_MISMATCH: ErrorReason.ValueType  # 16
+"""Two partitions disagree about how many there are, while their number is being changed: send the same again.
+Example: {"partition": "101", "meant": "201/3"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -65,7 +65,7 @@ class InteractionResult(_message.Message):
     interaction_id: _builtins.str
     """Empty where refused without an id."""
     position: _builtins.int
-    """Position in the log, 0 where nothing was stored."""
+    """Position in the log of the partition that has the source, 0 where nothing was stored."""
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:
         """Why it was refused, quarantined or is in conflict."""
@@ -700,6 +700,7 @@ class GetTalliesResponse(_message.Message):
     TALLIES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     position: _builtins.int
+    """Of the log that they stand for; 0 where ingestion has several partitions, each of which has its own."""
     @_builtins.property
     def tallies(self) -> _containers.RepeatedCompositeFieldContainer[_eventlog_pb2.Tally]: ...
     def __init__(
