@@ -30,7 +30,7 @@ from throughline.accesslog.v1 import accesslog_pb2
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.feedback.v1 import feedback_pb2
 from throughline.identity.v1 import identity_pb2
-from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
+from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2, partition_pb2
 from throughline.journey.v1 import journey_pb2
 from throughline.proof.v1 import proof_pb2
 from throughline.scoring.v1 import scoring_pb2
@@ -53,10 +53,12 @@ EVERYWHERE = (
     accesslog_pb2.DESCRIPTOR.services_by_name["AccessLogService"],
     proof_pb2.DESCRIPTOR.services_by_name["AccessProofService"],
 )
+BETWEEN_PARTITIONS = partition_pb2.DESCRIPTOR.services_by_name["PartitionService"]
+MEANT = ("throughline-partition", "0/1")
 METHODS = [
     (service, method)
     for service, own in SERVICE_OF.items()
-    for descriptor in (own, *EVERYWHERE)
+    for descriptor in (own, *([BETWEEN_PARTITIONS] if service == "ingestion" else []), *EVERYWHERE)
     for method in descriptor.methods
 ]
 
@@ -354,7 +356,9 @@ def test_whatever_is_sent_ends_in_a_clean_status(service: str, guarded: Guarded)
     """
     pid = guarded.suite.pids[service]
     before = resident(pid)
-    with open_blocking_channel(guarded.suite.addresses[service], credentials=guarded.suite.credentials) as channel:
+    with open_blocking_channel(
+        guarded.suite.addresses[service], metadata=[MEANT], credentials=guarded.suite.credentials
+    ) as channel:
         for name, method in METHODS:
             if name == service:
                 send_anything(channel, method)

@@ -28,6 +28,7 @@ async def start(
     async def starting(*, publish: bool = True, **more: Any) -> World:
         bus = BusSettings(nats_server.url, prefix=stream_prefix)
         settings = replace(settings_for(tmp_path, store_settings("ingestion"), bus), **more)
+        settings = replace(settings, store=settings.store.of_partition(settings.host.partition))
         world = await World.start(settings, publish=publish)
         started.append(world)
         return world

@@ -125,7 +125,7 @@ def build(settings: Settings) -> Ingestion:
     log_service = EventLogServicer(store, SERVICE, partition, live, Progress.of(relay, [forgetting]))
     host = ServiceHost(
         settings.host,
-        [hosted(servicer), hosted_event_log(log_service), proofs.hosted, *partitions.hosted],
+        [hosted(servicer), hosted_event_log(log_service), proofs.hosted, partitions.hosted],
         background=[
             # Channel systems are served without the bus: what they report is safe in the log, and is published later.
             Background("relay", relay.run, relay.health, needed_to_serve=False),
@@ -153,10 +153,10 @@ def build(settings: Settings) -> Ingestion:
 
 
 class Partitions(NamedTuple):
-    """This partition among the others: the desk that answers for all, and what that needs; of one there is no more."""
+    """This partition among the others: the desk that answers for all, what they call, and what that needs."""
 
     desk: Desk
-    hosted: Sequence[Hosted[PartitionServicer]] = ()
+    hosted: Hosted[PartitionServicer]
     on_stop: Sequence[Callable[[], Awaitable[None]]] = ()
 
     @classmethod
@@ -165,8 +165,9 @@ class Partitions(NamedTuple):
         partitioning, partition = settings.host.partitioning, settings.host.partition
         numbers = partitioning.in_force(SERVICE)
         count = len(numbers)
+        hosted = hosted_partition(PartitionServicer(own, f"{partition}/{count}"))
         if count == 1:
-            return cls(own)
+            return cls(own, hosted)
 
         @lru_cache(SOURCES_REMEMBERED)
         def owner_of(source: str) -> int:
@@ -186,7 +187,7 @@ class Partitions(NamedTuple):
         peers: list[Peer] = [remote.get(number, own) for number in numbers]
         return cls(
             AllPartitions(own, index_of(partition), peers, Parter(owner_of), owner_of),
-            [hosted_partition(PartitionServicer(own, f"{partition}/{count}"))],
+            hosted,
             [peer.close for peer in remote.values()],
         )
 

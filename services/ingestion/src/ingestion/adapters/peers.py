@@ -16,6 +16,7 @@ from throughline_telemetry import current_traceparent
 R_co = TypeVar("R_co", covariant=True)
 
 SERVICE: Final = partition_pb2.DESCRIPTOR.services_by_name["PartitionService"]
+MISMATCH: Final = "PARTITION_MISMATCH"
 SECONDS: Final = 30.0
 """How long another partition may take for an answer."""
 _OF_THE_CALL: Final = frozenset(
@@ -110,7 +111,9 @@ class RemotePeer:
 
     def _refused(self, error: grpc.aio.AioRpcError) -> Refusal:
         decoded = decode_error(error)
-        if decoded.code in _OF_THE_CALL or decoded.reason == "PARTITION_MISMATCH":
+        if decoded.reason == MISMATCH:
+            return UnavailableError(MISMATCH, decoded.message, decoded.metadata)
+        if decoded.code in _OF_THE_CALL:
             return refusal_of(decoded)
         return UnavailableError(
             "PARTITION_UNAVAILABLE",

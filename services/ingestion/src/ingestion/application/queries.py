@@ -96,6 +96,8 @@ class Queries:
     async def quarantine(self, page_size: int, after: int) -> QuarantinePage:
         """A page of what waits behind a position. Raises: InvalidError FIELD_INVALID."""
         size = size_of_page(page_size)
+        if after < 0:
+            raise InvalidError.of(Violation("after", "not negative", "give the position of the last that was read"))
         page = await self._view(lambda reader: self._tables.quarantine(reader, after=after, limit=size + 1))
         more = len(page) > size
         return QuarantinePage(page[:size], write_page_token([page[size - 1].position]) if more else "")
@@ -166,11 +168,12 @@ def read_page_token(token: str, partitions: int) -> list[int]:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except (binascii.Error, ValueError):
         raw = b""
-    if len(raw) != 1 + 8 * partitions or raw[:1] != b"q":
+    places = [int.from_bytes(raw[at : at + 8], "big", signed=True) for at in range(1, len(raw), 8)]
+    if len(raw) != 1 + 8 * partitions or raw[:1] != b"q" or min(places) < 0:
         raise InvalidError(
             "PAGE_TOKEN_INVALID",
             "the page token is not one of ours; start again without one",
             {"field": "page_token"},
             (Violation("page_token", "a token from the page before", "start again without one", "PAGE_TOKEN_INVALID"),),
         )
-    return [int.from_bytes(raw[at : at + 8], "big") for at in range(1, len(raw), 8)]
+    return places

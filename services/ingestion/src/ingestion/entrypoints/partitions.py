@@ -18,7 +18,7 @@ from ingestion.domain.validation import is_name
 from ingestion.entrypoints.desk import Accounted, OwnDesk
 from ingestion.entrypoints.handlers import as_it_came, hosted_reading_itself
 from throughline.ingestion.v1 import ingestion_pb2, partition_pb2, partition_pb2_grpc
-from throughline_kernel import InvalidError, UnavailableError
+from throughline_kernel import InvalidError, PreconditionError
 from throughline_rpc import Hosted, check_own_sources
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -130,7 +130,7 @@ class AllPartitions:
 class PartitionServicer(partition_pb2_grpc.PartitionServiceServicer):
     """Serves the other partitions from this one's own log; `meant` is what their calls must say in the metadata.
 
-    Each method raises UnavailableError PARTITION_MISMATCH where a call says something else.
+    Each method raises PreconditionError PARTITION_MISMATCH where a call says something else.
     """
 
     def __init__(self, desk: OwnDesk, meant: str) -> None:
@@ -183,11 +183,10 @@ class PartitionServicer(partition_pb2_grpc.PartitionServiceServicer):
         """Positions and duplicates are a partition's own: what is meant for another must not be decided here."""
         meant = dict(context.invocation_metadata() or ()).get(MEANT_KEY, "")
         if meant != self._meant:
-            raise UnavailableError(
+            raise PreconditionError(
                 "PARTITION_MISMATCH",
-                f"this is partition {self._meant.replace('/', ' of ')} of ingestion, and the call is meant for "
-                f"{meant or 'none'}: send it again when all of them are told the same THROUGHLINE_PARTITIONS and "
-                "THROUGHLINE_INGESTION_PEERS",
+                f"this is partition {self._meant} of ingestion, and metadata[{MEANT_KEY}] is {meant or 'not given'}: "
+                "send it again when all are told the same THROUGHLINE_PARTITIONS and THROUGHLINE_INGESTION_PEERS",
                 {"partition": self._meant, "meant": str(meant)},
             )
 

@@ -4,7 +4,7 @@ isort:skip_file
 What the partitions of ingestion ask of one another. Channel systems call IngestionService, at whichever partition.
 
 Every call says in the metadata `throughline-partition` which partition it is meant for, and of how many: `101/2`. One that
-is another, or knows of another number of them, refuses it with UNAVAILABLE PARTITION_MISMATCH.
+is another, or knows of another number of them, refuses it with FAILED_PRECONDITION PARTITION_MISMATCH.
 """
 
 from collections import abc as _abc
