@@ -102,7 +102,7 @@ async def connect(suite: Suite) -> AsyncIterator[Line]:
     async with AsyncExitStack() as channels:
         to = {
             name: await channels.enter_async_context(open_channel(suite.addresses[name], credentials=suite.credentials))
-            for name in SERVICES
+            for name in {*SERVICES, *suite.parts}
         }
         yield Line(
             suite,
@@ -111,7 +111,7 @@ async def connect(suite: Suite) -> AsyncIterator[Line]:
             journey_pb2_grpc.JourneyServiceStub(to["journey"]),
             feedback_pb2_grpc.FeedbackServiceStub(to["feedback"]),
             scoring_pb2_grpc.ScoringServiceStub(to["scoring"]),
-            {name: eventlog_pb2_grpc.EventLogServiceStub(channel) for name, channel in to.items()},
+            {name: eventlog_pb2_grpc.EventLogServiceStub(to[name]) for name in suite.parts},
         )
 
 

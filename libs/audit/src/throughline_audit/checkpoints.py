@@ -11,24 +11,23 @@ import click
 
 from throughline_audit.gathering import OF_ACCESS
 from throughline_client.client import Throughline
-from throughline_client.commands.running import BAD_INPUT, Failure, connected, output_option
+from throughline_client.commands.running import BAD_INPUT, LOG, Failure, connected, output_option
 from throughline_client.commands.showing import print_json, print_table, when
-from throughline_client.endpoints import SERVICES
 from throughline_client.sdk.proofs import LogProofs
 from throughline_proof import NoteInvalidError, PublicKey, open_checkpoint
 
 
 @click.command()
-@click.argument("services", nargs=-1, type=click.Choice(SERVICES))
+@click.argument("logs", nargs=-1, type=LOG)
 @click.option(
     "--notes",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write each checkpoint into this folder, as SERVICE.note and SERVICE_access.note.",
+    help="Write each checkpoint into this folder, as LOG.note and LOG_access.note.",
 )
 @output_option
 @connected
-async def checkpoint(client: Throughline, *, services: tuple[str, ...], notes: Path | None, output: str) -> None:
-    """Sign what each log and access log (or those of SERVICES) is now. Keep the notes: no later log can contradict them
+async def checkpoint(client: Throughline, *, logs: tuple[str, ...], notes: Path | None, output: str) -> None:
+    """Sign what each log and access log (or that of LOGS) is now. Keep the notes: no later log can contradict them
     unseen.
 
     A note is a C2SP checkpoint: origin, number of events, RFC 6962 root; then time, last position, and the root of the
@@ -43,8 +42,8 @@ async def checkpoint(client: Throughline, *, services: tuple[str, ...], notes: P
     Exit codes: 0 signed; 2 the folder cannot be written; 3 a service is away.
     """
     proofs: dict[str, LogProofs] = {}
-    for service in services or SERVICES:
-        proofs |= {service: client.proofs(service), service + OF_ACCESS: client.access_proofs(service)}
+    for log in map(client.endpoints.log, logs or client.endpoints.logs):
+        proofs |= {log: client.proofs(log), log + OF_ACCESS: client.access_proofs(log)}
     made = await asyncio.gather(*(each.checkpoint() for each in proofs.values()))
     signed = dict(zip(proofs, made, strict=True))
     vkeys = sorted({vkey for each in signed.values() for vkey in each.vkeys})

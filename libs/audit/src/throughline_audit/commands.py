@@ -23,6 +23,7 @@ from throughline_client.commands.logs import EventDecoder
 from throughline_client.commands.running import (
     BAD_INPUT,
     DIFFERENCE,
+    LOG,
     Failure,
     Instant,
     TakesToken,
@@ -32,7 +33,6 @@ from throughline_client.commands.running import (
     whom,
 )
 from throughline_client.commands.showing import exactly, gathering, plain, print_json, when
-from throughline_client.endpoints import SERVICES
 from throughline_eventlog import wall_clock
 from throughline_proof import NoteInvalidError
 from throughline_proof.verifier import PackInvalidError, notes_in, read_keys
@@ -124,13 +124,13 @@ async def interaction_pack(client: Throughline, *, interaction_id: str, file: Pa
 
 
 @audit.command("range")
-@click.argument("service", type=click.Choice(SERVICES))
+@click.argument("log", type=LOG)
 @click.option("--after", type=click.IntRange(0), default=0, help="Only positions after this one.")
 @click.option("--until", type=click.IntRange(0), default=0, help="Only positions up to this one; 0: to the end.")
 @_pack_options
 @connected
 async def range_pack(
-    client: Throughline, *, service: str, after: int, until: int, file: Path, since: tuple[Path, ...]
+    client: Throughline, *, log: str, after: int, until: int, file: Path, since: tuple[Path, ...]
 ) -> None:
     """All events of a log in a range, and the proof that none of them is missing.
 
@@ -139,11 +139,12 @@ async def range_pack(
       throughline audit range identity --after 100 --until 200 --to EVIDENCE.zip
     """
     async with _Making(client, since, file) as making:
+        name = client.endpoints.log(log)
         await making.write(
-            Asked("range", {"service": service, "after": after, "until": until}, wall_clock()),
-            {service: await making.gatherer.of_range(service, after, until)},
-            title=f"Log of {service}, positions {after + 1} to {until or 'the end'}",
-            facts={"log": service},
+            Asked("range", {"service": name, "after": after, "until": until}, wall_clock()),
+            {name: await making.gatherer.of_range(name, after, until)},
+            title=f"Log of {name}, positions {after + 1} to {until or 'the end'}",
+            facts={"log": name},
         )
 
 
@@ -347,7 +348,7 @@ class _Making:
             **(more or {}),
         }
         pack = Pack(asked, parts, await self.gatherer.keys(), files)
-        note = await self._client.proofs(SERVICES[0]).sign_manifest(pack.digest)
+        note = await self._client.proofs(self._client.endpoints.logs[0]).sign_manifest(pack.digest)
         raw = pack.signed(note)
         _write(self._file, raw)
         counts = ", ".join(f"{name} {len(part.proofs)}" for name, part in parts.items())

@@ -11,8 +11,8 @@ from throughline.identity.v1 import events_pb2 as identity
 from throughline.proof.v1 import proof_pb2
 from throughline.scoring.v1 import events_pb2 as scoring
 from throughline_client.client import Throughline
-from throughline_client.endpoints import SERVICES
 from throughline_client.sdk.proofs import LogProofs
+from throughline_eventlog.partitions import service_of
 from throughline_proof import Checkpoint, PublicKey, open_checkpoint
 from throughline_rpc import EVERYBODY, RemoteRefusal
 
@@ -67,21 +67,25 @@ class Gatherer:
         self._told = told
         self.vkeys: list[str] = []
 
+    @property
+    def _logs(self) -> Sequence[str]:
+        return self._client.endpoints.logs
+
     async def keys(self) -> list[str]:
         """The installation's verifier keys."""
         if not self.vkeys:
-            self.vkeys = await self._client.proofs(SERVICES[0]).keys()
+            self.vkeys = await self._client.proofs(self._logs[0]).keys()
         return self.vkeys
 
     def _proofs(self, log: str) -> LogProofs:
-        """What proves a log: a service's own, or `<service>_access`."""
-        service = log.removesuffix(OF_ACCESS)
-        return self._client.proofs(log) if service == log else self._client.access_proofs(service)
+        """What proves a log: a service's own, or `<log>_access`."""
+        name = log.removesuffix(OF_ACCESS)
+        return self._client.proofs(log) if name == log else self._client.access_proofs(name)
 
     async def checkpoints(self) -> dict[str, proof_pb2.CheckpointSigned]:
         """Every log as it ends now, signed."""
-        made = await asyncio.gather(*(self._client.proofs(service).checkpoint() for service in SERVICES))
-        return dict(zip(SERVICES, made, strict=True))
+        made = await asyncio.gather(*(self._client.proofs(log).checkpoint() for log in self._logs))
+        return dict(zip(self._logs, made, strict=True))
 
     async def whose(self, client_id: str) -> list[str]:
         """The client's id and aliases; of a forgotten client all ids that were ever merged with it."""
@@ -109,12 +113,14 @@ class Gatherer:
         """The client's ids, and of each log all events that concern them; of ingestion's those of their personas."""
         ids = await self.whose(client_id)
         await self.checkpoints()
-        parts = {service: await self._of_subjects(service, ids) for service in SERVICES if service != "ingestion"}
+        parts = {log: await self._of_subjects(log, ids) for log in self._logs if service_of(log) != "ingestion"}
         personas = sorted(_personas(parts["identity"].proofs))
-        parts["ingestion"] = await self._of_subjects("ingestion", personas)
+        for log in self._logs:
+            if log not in parts:
+                parts[log] = await self._of_subjects(log, personas)
         if not any(part.proofs for part in parts.values()):
             raise NothingFoundError(f"no log has an event of client {client_id}: give an id that identity told")
-        return ids, {service: parts[service] for service in SERVICES}
+        return ids, {log: parts[log] for log in self._logs}
 
     async def of_interaction(self, interaction_id: str) -> dict[str, LogPart]:
         """What each log says of an interaction."""
@@ -130,7 +136,7 @@ class Gatherer:
         return parts
 
     async def of_range(self, service: str, after: int, until: int) -> LogPart:
-        """All events of a log behind a position, up to one (0: to the end)."""
+        """All events of a log (by its name) behind a position, up to one (0: to the end)."""
         checkpoint = await self._client.proofs(service).checkpoint()
         last = min(until or checkpoint.position, checkpoint.position)
         events = self._client.log(service).read(after=after, until=last)
@@ -142,10 +148,10 @@ class Gatherer:
     async def of_all_access(self) -> dict[str, LogPart]:
         """Every read that the access logs hold, by log."""
         parts: dict[str, LogPart] = {}
-        for service in SERVICES:
-            log = service + OF_ACCESS
+        for name in self._logs:
+            log = name + OF_ACCESS
             checkpoint = await self._proofs(log).checkpoint()
-            entries = self._client.access(service).entries()
+            entries = self._client.access(name).entries()
             positions = [entry.position async for entry in entries if entry.position <= checkpoint.position]
             if positions:
                 parts[log] = await self._part(log, RANGE, checkpoint, positions)
@@ -160,13 +166,12 @@ class Gatherer:
         ids = await self.whose(client_id)
         await self.checkpoints()
         personas = sorted(_personas((await self._of_subjects("identity", ids)).proofs))
-        subjects = {service: [EVERYBODY, *(personas if service == "ingestion" else ids)] for service in SERVICES}
-        for service in SERVICES:
-            await self._proofs(service + OF_ACCESS).checkpoint()
-        return ids, {
-            service + OF_ACCESS: await self._of_subjects(service + OF_ACCESS, named)
-            for service, named in subjects.items()
+        subjects = {
+            log + OF_ACCESS: [EVERYBODY, *(personas if service_of(log) == "ingestion" else ids)] for log in self._logs
         }
+        for log in subjects:
+            await self._proofs(log).checkpoint()
+        return ids, {log: await self._of_subjects(log, named) for log, named in subjects.items()}
 
     async def of_score(self, score: scoring.Score, *, own_metric: bool) -> LogPart:
         """What a score stands on: a client's events in scoring's log, or that log up to the score's position.

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 from throughline_audit.gathering import OF_ACCESS
 from throughline_client.commands.showing import when
+from throughline_eventlog.partitions import service_of
 
 _WIDTH: Final = 1_040
 _LEFT: Final = 120
@@ -108,7 +109,7 @@ def _picture(lines: Sequence[Line]) -> str:
 
 def _colour(log: str) -> str:
     """A service's, of its access log too."""
-    return _COLOURS[log.removesuffix(OF_ACCESS)]
+    return _COLOURS[service_of(log.removesuffix(OF_ACCESS))]
 
 
 def _lane(number: int) -> int:

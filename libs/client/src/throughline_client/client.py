@@ -21,7 +21,7 @@ from throughline.ingestion.v1 import ingestion_pb2, interaction_pb2
 from throughline.journey.v1 import journey_pb2
 from throughline.proof.v1 import proof_pb2
 from throughline.scoring.v1 import scoring_pb2
-from throughline_client.endpoints import SERVICES, Endpoints
+from throughline_client.endpoints import Endpoints
 from throughline_client.sdk.access import IDS_AT_ONCE, AccessLogClient
 from throughline_client.sdk.feedback import FeedbackClient
 from throughline_client.sdk.identity import IdentityClient
@@ -32,6 +32,7 @@ from throughline_client.sdk.proofs import AccessProofClient, ProofClient
 from throughline_client.sdk.recording import Verdicts
 from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
+from throughline_eventlog.partitions import service_of
 from throughline_kernel import ALWAYS, Interval
 from throughline_rpc import EVERYBODY, Caller, CallerCredentials, RemoteRefusal, open_channel
 
@@ -91,10 +92,13 @@ class Throughline:
             await channel.close()
 
     def channel(self, service: str) -> grpc.aio.Channel:
-        """The channel to a service, opened on first use. Raises: EndpointError, TlsError."""
+        """The channel to a service, or to the partition with a log, opened on first use.
+
+        Raises: EndpointError, TlsError.
+        """
         channel = self._channels.get(service)
         if channel is None:
-            services = [_DESCRIPTORS[service], *_BY_ALL]
+            services = [_DESCRIPTORS[service_of(service)], *_BY_ALL]
             channel = open_channel(
                 self.endpoints.address(service),
                 services,
@@ -129,39 +133,38 @@ class Throughline:
         """What it is worth, and which events say so."""
         return ScoringClient(self.channel("scoring"))
 
-    def log(self, service: str) -> LogClient:
-        """The log and the health of one service. Raises: EndpointError, ValueError for an unknown service."""
-        if service not in SERVICES:
-            raise ValueError(f"{service!r} is no service; there are: {', '.join(SERVICES)}")
-        return LogClient(self.channel(service), _DESCRIPTORS[service].full_name)
+    # By the name of a log: a service's, where it has one, or a partition's (`Endpoints.logs`).
 
-    def proofs(self, service: str) -> ProofClient:
-        """What proves the log of one service. Raises: EndpointError, ValueError for an unknown service."""
-        if service not in SERVICES:
-            raise ValueError(f"{service!r} is no service; there are: {', '.join(SERVICES)}")
-        return ProofClient(self.channel(service))
+    def log(self, name: str) -> LogClient:
+        """A log, and the health of who serves it. Raises: EndpointError, for a log that is not there too."""
+        log = self.endpoints.log(name)
+        return LogClient(self.channel(log), _DESCRIPTORS[service_of(log)].full_name)
 
-    def access(self, service: str) -> AccessLogClient:
-        """Who read what of one service. Raises: EndpointError."""
-        return AccessLogClient(self.channel(service))
+    def proofs(self, name: str) -> ProofClient:
+        """What proves a log. Raises: EndpointError."""
+        return ProofClient(self.channel(self.endpoints.log(name)))
 
-    def access_proofs(self, service: str) -> AccessProofClient:
-        """What proves the access log of one service. Raises: EndpointError."""
-        return AccessProofClient(self.channel(service))
+    def access(self, name: str) -> AccessLogClient:
+        """Who read what of who serves a log. Raises: EndpointError."""
+        return AccessLogClient(self.channel(self.endpoints.log(name)))
+
+    def access_proofs(self, name: str) -> AccessProofClient:
+        """What proves the access log beside a log. Raises: EndpointError."""
+        return AccessProofClient(self.channel(self.endpoints.log(name)))
 
     async def accesses(self, client_id: str = "") -> list[tuple[str, accesslog_pb2.AccessEntry]]:
-        """(service, entry) of every read, oldest first: of everything, or of a client's data, their interactions' too.
+        """(log, entry) of every read, oldest first: of everything, or of a client's data, their interactions' too.
 
         A read of a whole log is one of every client's. Raises: RemoteRefusal.
         """
         ids = await self._ids_of(client_id) if client_id else []
         batches = [ids[start : start + IDS_AT_ONCE] for start in range(0, len(ids), IDS_AT_ONCE)] or [[]]
         found: dict[tuple[str, int], accesslog_pb2.AccessEntry] = {}
-        for service in SERVICES:
+        for log in self.endpoints.logs:
             for batch in batches:
-                async for entry in self.access(service).entries(batch):
-                    found[service, entry.position] = entry
-        return sorted(((service, entry) for (service, _), entry in found.items()), key=lambda each: each[1].at)
+                async for entry in self.access(log).entries(batch):
+                    found[log, entry.position] = entry
+        return sorted(((log, entry) for (log, _), entry in found.items()), key=lambda each: each[1].at)
 
     async def _ids_of(self, client_id: str) -> list[str]:
         """Everybody's, the client's ids and their interactions'; of a forgotten client the id alone is known."""
@@ -184,7 +187,7 @@ class Throughline:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
-            late = behind({service: await self.log(service).checkpoint() for service in SERVICES})
+            late = behind({log: await self.log(log).checkpoint() for log in self.endpoints.logs})
             if told is not None:
                 told(late)
             if not late or loop.time() >= deadline:

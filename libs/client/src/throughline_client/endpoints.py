@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import orjson
 
+from throughline_eventlog.errors import SettingsError
+from throughline_eventlog.partitions import PARTITIONS, Partitioning, log_name, service_of
 from throughline_rpc import IN_THE_CLEAR, CallerCredentials
 
 SERVICES: Final = ("ingestion", "identity", "journey", "feedback", "scoring")
 RUN_FILE: Final = "run.json"
 DATA_VARIABLE: Final = "THROUGHLINE_DATA"
 DEFAULT_DATA: Final = Path(".throughline")
+
+
+PEERS: Final = "THROUGHLINE_INGESTION_PEERS"
 
 
 class EndpointError(Exception):
@@ -36,13 +41,17 @@ def data_folder(given: Path | str | None = None, env: Mapping[str, str] = os.env
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """What `throughline up` writes into its data folder while it runs."""
+    """What `throughline up` writes into its data folder while it runs.
+
+    Addresses, processes and metrics by log (`ingestion-101`); `ingestion` is the address of the first of several.
+    """
 
     pid: int
     nats: str
     addresses: dict[str, str]
     pids: dict[str, int]
     metrics: dict[str, str]
+    partitions: str = ""
 
     def write(self, folder: Path) -> None:
         """Writes it whole or not at all."""
@@ -72,6 +81,7 @@ def read_run_file(folder: Path) -> RunFile | None:
             {str(name): str(address) for name, address in found["addresses"].items()},
             {str(name): int(pid) for name, pid in found["pids"].items()},
             {str(name): str(address) for name, address in found["metrics"].items()},
+            str(found.get("partitions", "")),
         )
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -79,9 +89,11 @@ def read_run_file(folder: Path) -> RunFile | None:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The address (`host:port`) of each service that is known, and the credentials that it is called with.
+    """The address (`host:port`) of each service and log that is known, and the credentials that it is called with.
 
-    The `local` ones are those of a suite on this machine's loopback: they are called in the clear.
+    Where a service has several partitions each has a log of its own, by which it is called (`ingestion-101`), and
+    `ingestion` is any of them. The `local` ones are those of a suite on this machine's loopback: they are called in the
+    clear.
     """
 
     addresses: Mapping[str, str]
@@ -89,6 +101,7 @@ class Endpoints:
     running: bool
     local: Collection[str] = ()
     given_credentials: CallerCredentials = IN_THE_CLEAR
+    partitioning: Partitioning = field(default_factory=Partitioning)
 
     @classmethod
     def find(
@@ -101,8 +114,12 @@ class Endpoints:
     ) -> Endpoints:
         """Takes each address as given, else from THROUGHLINE_<SERVICE>_ADDRESS, else from the data folder's run.json.
 
-        A data folder that is given is stronger than the environment. Credentials are as given, for whatever service,
-        else those of `CallerCredentials.from_env`, for those that are not on this machine. Raises: TlsError.
+        Where the environment's addresses count, so do THROUGHLINE_PARTITIONS and THROUGHLINE_INGESTION_PEERS, which are
+        those of ingestion's partitions (`host:port` in the order of their numbers, with commas). A data folder that is
+        given is stronger than the environment. Credentials are as given, for whatever service, else those of
+        `CallerCredentials.from_env`, for those that are not on this machine.
+
+        Raises: TlsError; EndpointError for partitions that are none.
         """
         folder = data_folder(data, env)
         run = read_run_file(folder)
@@ -110,6 +127,14 @@ class Endpoints:
         local = run.addresses if run is not None and running else {}
         from_env = {name: env.get(address_variable(name), "").strip() for name in SERVICES}
         known = {name: address for name, address in from_env.items() if address}
+        try:
+            partitioning = Partitioning.parse(
+                run.partitions if run is not None and running else env.get(PARTITIONS, "")
+            )
+        except SettingsError as error:
+            raise EndpointError(str(error)) from error
+        if not local:
+            known = {**_partitions_of(env, partitioning), **known}
         found = {**known, **local} if data is not None else {**local, **known}
         stronger = {**known, **(addresses or {})} if data is None else (addresses or {})
         return cls(
@@ -118,18 +143,55 @@ class Endpoints:
             running,
             local.keys() - stronger.keys() if credentials is None else (),
             CallerCredentials.from_env(env) if credentials is None else credentials,
+            partitioning,
         )
 
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """The logs that are in force: one of each service, and of ingestion one of each partition."""
+        return self.partitioning.logs(SERVICES)
+
+    def log(self, name: str) -> str:
+        """The log that is meant by its name, or by its service where that has one. Raises: EndpointError."""
+        own = [log for log in self.logs if name in {log, service_of(log)}]
+        if len(own) == 1 or name in own:
+            return name if name in own else own[0]
+        if not own:
+            raise EndpointError(f"{name!r} is no log in force; there are: {', '.join(self.logs)}")
+        raise EndpointError(f"{name} has several logs, each of its own: name one of {', '.join(own)}")
+
     def credentials(self, service: str) -> CallerCredentials:
-        """What one service is called with."""
+        """What one service, or log, is called with."""
         return IN_THE_CLEAR if service in self.local else self.given_credentials
 
     def address(self, service: str) -> str:
-        """The address of one service. Raises: EndpointError."""
-        address = self.addresses.get(service)
+        """The address of one service, or of the partition with a log. Raises: EndpointError."""
+        whose = service_of(service)
+        alone = self.partitioning.count(whose) == 1
+        address = self.addresses.get(service) or (self.addresses.get(whose) if alone else "")
         if address:
             return address
+        if not alone and self.addresses.get(whose):
+            raise EndpointError(
+                f"{service}: {whose} has {self.partitioning.count(whose)} partitions, and nothing says where each is: "
+                f"set {PEERS} to host:port of each, in the order of their numbers, with commas"
+            )
         raise EndpointError(
             f"{service}: no address is known and no suite runs on {self.folder}; start one with `throughline up --data "
             f"{self.folder}`, or set {address_variable(service)} to host:port"
         )
+
+
+def _partitions_of(env: Mapping[str, str], partitioning: Partitioning) -> dict[str, str]:
+    """The addresses of ingestion's partitions. Raises: EndpointError where they are not as many as those are."""
+    peers = [address.strip() for address in env.get(PEERS, "").split(",") if address.strip()]
+    numbers = partitioning.in_force("ingestion")
+    if not peers:
+        return {}
+    if len(peers) != len(numbers):
+        raise EndpointError(
+            f"{PEERS} has {len(peers)} addresses, and ingestion has {len(numbers)} partitions "
+            f"({', '.join(map(str, numbers))}): give host:port of each, in this order, with commas"
+        )
+    found = {log_name("ingestion", number): address for number, address in zip(numbers, peers, strict=True)}
+    return {"ingestion": peers[0], **found}

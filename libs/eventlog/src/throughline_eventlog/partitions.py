@@ -45,6 +45,22 @@ def owner(key: str, count: int) -> int:
     return max(range(count), key=lambda index: sha256(f"{index}:{key}".encode()).digest())
 
 
+def log_name(service: str, number: int) -> str:
+    """What a partition's log is called, in files and addresses: `ingestion`, `ingestion-101`."""
+    return f"{service}-{number}" if number else service
+
+
+def service_of(log: str) -> str:
+    """Whose log a name is of."""
+    return log.partition("-")[0]
+
+
+def number_of(log: str) -> int:
+    """The partition that a log's name is of. Raises ValueError for what is no such name."""
+    _, dash, number = log.partition("-")
+    return int(number) if dash else 0
+
+
 def generation_of(number: int) -> int:
     """The generation that a partition's number is of."""
     return number // _GENERATION
@@ -118,6 +134,10 @@ class Partitioning:
     def numbers(self, service: str) -> tuple[int, ...]:
         """All numbers, oldest first."""
         return self.earlier(service) + self.in_force(service)
+
+    def logs(self, services: Iterable[str]) -> tuple[str, ...]:
+        """The names of the logs in force of several services."""
+        return tuple(log_name(service, number) for service in services for number in self.in_force(service))
 
     def owner(self, service: str, key: str) -> int:
         """The number of the partition that has a key now."""

@@ -554,6 +554,16 @@ def root_of(leaves: Iterable[bytes]) -> tuple[int, bytes]:
     return size, root or EMPTY_ROOT
 
 
+def _is_of(origin: str, installation: str, log: str) -> bool:
+    """Whether a checkpoint's origin is that of a log: `<installation>/ingestion/101` of `ingestion-101`, and
+    `<installation>/ingestion_access/101` of `ingestion-101_access`. A name without a number is of whatever partition.
+    """
+    name, _, part = log.partition("-")
+    number, _, kind = part.partition("_")
+    begun, _, ends = origin.rpartition("/")
+    return begun == f"{installation}/{name}{f'_{kind}' if kind else ''}" and ends == (number or ends)
+
+
 @dataclass
 class _LogVerifier:
     """Verifies what a pack shows of one log."""
@@ -586,7 +596,7 @@ class _LogVerifier:
 
     def _verify(self, shown: Sequence[Shown], earlier: Sequence[str]) -> None:
         checkpoint = open_checkpoint(self._file("checkpoint.note"), self.keys)
-        if checkpoint.origin.rpartition("/")[0] != f"{self.manifest.installation}/{self.service}":
+        if not _is_of(checkpoint.origin, self.manifest.installation, self.service):
             self._broken(f"its checkpoint is of {checkpoint.origin}")
             return
         for before, after in itertools.pairwise(shown):

@@ -13,9 +13,8 @@ from google.protobuf.message import DecodeError, Message
 import throughline
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline_client.client import Throughline
-from throughline_client.commands.running import as_of_option, connected, output_option
+from throughline_client.commands.running import LOG, as_of_option, connected, output_option
 from throughline_client.commands.showing import plain, print_line, print_table, when
-from throughline_client.endpoints import SERVICES
 
 
 @click.group()
@@ -30,7 +29,7 @@ def log() -> None:
 
 
 @log.command("read")
-@click.argument("service", type=click.Choice(SERVICES))
+@click.argument("log", type=LOG)
 @click.option("--after", type=click.IntRange(0), default=0, help="Only positions after this one.")
 @click.option("--until", type=click.IntRange(0), default=0, help="Only positions up to this one.")
 @as_of_option
@@ -42,7 +41,7 @@ def log() -> None:
 async def read(
     client: Throughline,
     *,
-    service: str,
+    log: str,
     after: int,
     until: int,
     as_of: int,
@@ -51,14 +50,16 @@ async def read(
     limit: int,
     output: str,
 ) -> None:
-    """Read a log in order. As JSON: one event a line, with its content; personal values stay sealed.
+    """Read a LOG in order: a service's, or that of a partition of ingestion (ingestion-101).
+
+    As JSON: one event a line, with its content; personal values stay sealed.
 
     \b
     Examples:
       throughline log read ingestion --after 1000 --limit 50
       throughline log read journey --client 5f0c... --output json
     """
-    events = client.log(service).read(
+    events = client.log(log).read(
         after=after, until=until, as_of=as_of, client_id=client_id, interaction_ids=interaction_ids, limit=limit
     )
     if output == "json":

@@ -25,10 +25,11 @@ from throughline_client.commands.running import (
     tell,
 )
 from throughline_client.commands.showing import counting, how_long, plain, print_json, print_table, when
-from throughline_client.endpoints import SERVICES, EndpointError, data_folder
+from throughline_client.endpoints import EndpointError, data_folder
 from throughline_client.sdk.settling import Behind
 from throughline_client.suite import Suite
 from throughline_client.suite.suite import BUS, READY_SECONDS
+from throughline_eventlog.partitions import service_of
 from throughline_rpc import RemoteRefusal
 
 PORT_BASE = 7420
@@ -43,10 +44,11 @@ NO_ADDRESS = "NO ADDRESS"
 )
 @click.option(
     "--port-base",
-    type=click.IntRange(0, 65_520),
+    type=click.IntRange(0, 65_300),
     default=PORT_BASE,
     show_default=True,
-    help="First port: the services in order, the bus at +5, metrics from +10; 0 takes free ones.",
+    help="First port: the services in order, the bus at +5, metrics from +10, more partitions of ingestion from +20, "
+    "their metrics from +100; 0 takes free ones.",
 )
 @click.option(
     "--wait", type=float, default=READY_SECONDS, show_default=True, help="Seconds until every service must be ready."
@@ -131,7 +133,7 @@ def _print_suite(suite: Suite) -> None:
             suite.pids[name],
             str(suite.log_file(name)),
         ]
-        for name in suite.services
+        for name in suite.parts
     ]
     rows.append([BUS, suite.bus.url, "", str(suite.pids[BUS]), str(suite.log_file(BUS))])
     print_table(["part", "address", "metrics", "process", "log"], rows, title="serving")
@@ -141,26 +143,26 @@ def _print_suite(suite: Suite) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """What one service said of itself."""
+    """What the service with a log said of itself."""
 
-    service: str
+    log: str
     health: str
     checkpoint: eventlog_pb2.GetCheckpointResponse | None
 
 
-async def _ask(client: Throughline, service: str, *, digest: bool) -> _Asking:
+async def _ask(client: Throughline, name: str, *, digest: bool) -> _Asking:
     try:
-        log = client.log(service)
+        log = client.log(name)
     except EndpointError:
-        return _Asking(service, NO_ADDRESS, None)
+        return _Asking(name, NO_ADDRESS, None)
     health = await log.health()
     if health == "UNREACHABLE":
-        return _Asking(service, health, None)
+        return _Asking(name, health, None)
     try:
-        return _Asking(service, health, await log.checkpoint(digest=digest, timeout=10.0))
+        return _Asking(name, health, await log.checkpoint(digest=digest, timeout=10.0))
     except RemoteRefusal as refusal:
         if refusal.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-            return _Asking(service, "UNREACHABLE", None)
+            return _Asking(name, "UNREACHABLE", None)
         raise
 
 
@@ -193,17 +195,17 @@ async def status(client: Throughline, *, digest: bool, seconds: float | None, ou
     Exit codes: 0 all serve; 3 a service cannot be reached, does not serve, or has not taken everything in time.
     """
     late = await _settle(client, seconds) if seconds is not None else []
-    asked = await asyncio.gather(*(_ask(client, service, digest=digest) for service in SERVICES))
+    asked = await asyncio.gather(*(_ask(client, log, digest=digest) for log in client.endpoints.logs))
     tallies: list[eventlog_pb2.Tally] = []
-    if asked[0].checkpoint is not None:
+    if all(each.checkpoint is not None for each in asked if service_of(each.log) == "ingestion"):
         tallies = await client.ingestion.tallies()
     if output == "json":
         print_json(
             {
                 "services": {
-                    each.service: {
+                    each.log: {
                         "health": each.health,
-                        "address": client.endpoints.addresses.get(each.service, ""),
+                        "address": client.endpoints.addresses.get(each.log, ""),
                         **(plain(each.checkpoint) if each.checkpoint is not None else {}),
                     }
                     for each in asked
@@ -245,12 +247,12 @@ def _print_status(asked: list[_Asking], tallies: list[eventlog_pb2.Tally], *, di
     for each in asked:
         found = each.checkpoint
         if found is None:
-            rows.append([each.service, each.health, *("-" for _ in columns[2:]), *(["-"] if digest else [])])
+            rows.append([each.log, each.health, *("-" for _ in columns[2:]), *(["-"] if digest else [])])
             continue
         lags = [f"{inbox.stream} {inbox.lag}" for inbox in found.inbox]
         rows.append(
             [
-                each.service,
+                each.log,
                 each.health,
                 f"{found.events:,}",
                 f"{found.position:,}",

@@ -120,6 +120,26 @@ class TakesToken(click.Command):
         return super().parse_args(ctx, [*(each for each in args if each not in told), *(("--", *told) if told else ())])
 
 
+class LogName(click.ParamType[str]):
+    """A log's name: a service's, or that of one of its partitions."""
+
+    name = "log"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        service, dash, number = str(value).partition("-")
+        if service not in SERVICES or (dash and not number.isdecimal()):
+            self.fail(
+                f"{value!r} is no log; write one of {', '.join(SERVICES)}, or a partition of ingestion as "
+                "`throughline partitions show` names it, e.g. ingestion-101",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+LOG = LogName()
+
+
 class Addresses(click.ParamType[tuple[str, str]]):
     """SERVICE=HOST:PORT."""
 

@@ -20,8 +20,11 @@ from typing import IO, Final, Self
 import grpc
 from grpc_health.v1 import health_pb2
 
-from throughline_client.endpoints import RUN_FILE, SERVICES, RunFile, read_run_file
+from throughline_client.endpoints import PEERS, RUN_FILE, SERVICES, RunFile, read_run_file
+from throughline_client.installation import read_partitioning
+from throughline_eventlog.errors import SettingsError
 from throughline_eventlog.nats_server import NatsServer, NatsServerError, free_port, tied_to_parent
+from throughline_eventlog.partitions import PARTITIONS, Partitioning, number_of, service_of
 from throughline_rpc import IN_THE_CLEAR, CallerCredentials, open_blocking_channel
 
 HOST: Final = "127.0.0.1"
@@ -30,6 +33,10 @@ FORGOTTEN_FILE: Final = "forgotten.ndjson"
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 SIGNING_KEYS_FILE: Final = "signing.keys"
+# Where the ports of the metrics begin, of partitions beside the first, and of their metrics.
+METRICS: Final = 10
+FURTHER: Final = 20
+FURTHER_METRICS: Final = 100
 LOG_BYTES: Final = 32 * 1024 * 1024
 # Settings of a store that belong to another installation must not reach an embedded suite.
 _FOREIGN: Final = (
@@ -74,6 +81,9 @@ class Suite:
     ones. `services` may name fewer than all. `environment` is added to every service's, `own_environment` to that of
     the service it is given for, `bus_lines` to the bus's configuration; `credentials` are what services are called with
     where that makes them want some.
+
+    How many partitions a service has the folder says. Where ingestion has several each is a process of its own, called
+    as its log (`ingestion-101`), further ones from +20 with their metrics from +100; `ingestion` is the first of them.
     """
 
     folder: Path
@@ -86,6 +96,7 @@ class Suite:
     ready_seconds: float = READY_SECONDS
     addresses: dict[str, str] = field(default_factory=dict[str, str], init=False)
     metrics: dict[str, str] = field(default_factory=dict[str, str], init=False)
+    partitioning: Partitioning = field(default_factory=Partitioning, init=False)
     _bus: NatsServer | None = field(default=None, init=False, repr=False)
     _bus_expected_to_end: bool = field(default=False, init=False, repr=False)
     _children: dict[str, _Child] = field(default_factory=dict[str, _Child], init=False, repr=False)
@@ -108,6 +119,11 @@ class Suite:
         if self._bus is None:
             raise SuiteError("the suite was not started")
         return self._bus
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its processes but the bus, each by its log."""
+        return self.partitioning.logs(self.services)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -144,7 +160,7 @@ class Suite:
         try:
             self._prepare()
             self._start_bus()
-            for name in self.services:
+            for name in self.parts:
                 self._spawn(name)
             self.wait_ready()
             self._write_run_file()
@@ -183,7 +199,7 @@ class Suite:
 
         Raises: SuiteError where one ends, or is not ready in time, with its last words.
         """
-        waiting = list(self.services if names is None else names)
+        waiting = list(self.parts if names is None else names)
         deadline = time.monotonic() + (self.ready_seconds if timeout is None else timeout)
         while waiting:
             dead = [death for death in self.deaths() if death.name in waiting or death.name == BUS]
@@ -260,7 +276,7 @@ class Suite:
         try:
             return self._children[name]
         except KeyError:
-            raise SuiteError(f"{name!r} is no part of this suite: {', '.join([*self.services, BUS])}") from None
+            raise SuiteError(f"{name!r} is no part of this suite: {', '.join([*self.parts, BUS])}") from None
 
     def _prepare(self) -> None:
         (self.folder / "logs").mkdir(exist_ok=True)
@@ -277,13 +293,25 @@ class Suite:
 
             # Its own name: the checkpoints of two installations are never taken for one another's.
             write_signing_keys(signing, [SigningKey.new(f"throughline-{secrets.token_hex(4)}").line])
-        if not self.addresses:
-            for index, name in enumerate(self.services):
-                place = SERVICES.index(name) if name in SERVICES else index
-                self.addresses[name] = f"{HOST}:{self._port(place)}"
-                self.metrics[name] = f"{HOST}:{self._port(10 + place)}"
+        self._read_partitioning()
         for name, address in [*self.addresses.items(), *((f"{name} metrics", at) for name, at in self.metrics.items())]:
             self._check_port(name, int(address.rpartition(":")[2]))
+
+    def _read_partitioning(self) -> None:
+        """How the folder's services are parted now, and where each part listens."""
+        try:
+            self.partitioning = read_partitioning(self.folder)
+        except SettingsError as error:
+            raise SuiteError(str(error)) from error
+        before, self.addresses = self.addresses, {}
+        metrics, self.metrics = self.metrics, {}
+        for index, service in enumerate(self.services):
+            place = SERVICES.index(service) if service in SERVICES else index
+            for at, name in enumerate(self.partitioning.logs([service])):
+                port, measured = (FURTHER + at, FURTHER_METRICS + at) if at else (place, METRICS + place)
+                self.addresses[name] = before.get(name) or f"{HOST}:{self._port(port)}"
+                self.metrics[name] = metrics.get(name) or f"{HOST}:{self._port(measured)}"
+                self.addresses.setdefault(service, self.addresses[name])
 
     def _port(self, offset: int) -> int:
         if self.port_base:
@@ -327,7 +355,7 @@ class Suite:
             log_file.replace(log_file.with_suffix(".jsonl.1"))
         with log_file.open("ab") as log:
             process = subprocess.Popen(
-                tied_to_parent([sys.executable, "-m", name]),
+                tied_to_parent([sys.executable, "-m", service_of(name)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -338,6 +366,8 @@ class Suite:
         self._children[name] = _Child(process)
 
     def _environment(self, name: str) -> dict[str, str]:
+        service = service_of(name)
+        parts = self.partitioning.logs([service])
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN) or key.startswith(_KEPT)
         }
@@ -345,7 +375,7 @@ class Suite:
             **inherited,
             "PYTHONUNBUFFERED": "1",
             "PERSISTENCE_MODULE": "eventsourcing.sqlite",
-            "SQLITE_DBNAME": str(self.folder / f"{name}.db"),
+            "SQLITE_DBNAME": str(self.folder / f"{service}.db"),
             "THROUGHLINE_KEYS_FILE": str(self.folder / "keys.json"),
             "THROUGHLINE_KEY_STORE": str(self.folder / "keys.db"),
             "THROUGHLINE_SIGNING_KEYS_FILE": str(self.folder / SIGNING_KEYS_FILE),
@@ -354,8 +384,11 @@ class Suite:
             "THROUGHLINE_HOST": HOST,
             "THROUGHLINE_PORT": self.addresses[name].rpartition(":")[2],
             "THROUGHLINE_METRICS_PORT": self.metrics[name].rpartition(":")[2],
+            PARTITIONS: self.partitioning.write(),
+            "THROUGHLINE_PARTITION": str(number_of(name)),
+            PEERS: ",".join(self.addresses[part] for part in parts) if len(parts) > 1 else "",
             **self.environment,
-            **self.own_environment.get(name, {}),
+            **self.own_environment.get(service, {}),
         }
 
     def _end(self, names: list[str], timeout: float) -> None:
@@ -373,7 +406,9 @@ class Suite:
                 child.process.wait()
 
     def _write_run_file(self) -> None:
-        RunFile(os.getpid(), self.bus.url, self.addresses, self.pids, self.metrics).write(self.folder)
+        RunFile(os.getpid(), self.bus.url, self.addresses, self.pids, self.metrics, self.partitioning.write()).write(
+            self.folder
+        )
 
 
 @contextmanager

@@ -1,0 +1,132 @@
+"""An embedded suite whose ingestion has two partitions, and all that is asked of it: by the command, as people do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from line import Line, connect, identifier, interaction
+from parted import SOURCES
+
+from throughline.ingestion.v1 import ingestion_pb2
+from throughline_client.commands import main
+from throughline_client.suite import Suite
+
+pytestmark = pytest.mark.e2e
+
+LOGS = ["ingestion-100", "ingestion-101", "identity", "journey", "feedback", "scoring"]
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def run() -> Callable[..., Result]:
+    """Runs the command."""
+
+    def running(*words: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, list(words), catch_exceptions=False)
+        assert result.exit_code == code, (words, result.output)
+        return result
+
+    return running
+
+
+async def offer(line: Line, first: int) -> None:
+    """Interactions of every source, each of one of seven people, in batches of all sources."""
+    offered = [
+        interaction(number, identifier("email", f"p{number % 7}@post.eu"), source=SOURCES[number % 4])
+        for number in range(first, first + COUNT)
+    ]
+    assert {result.verdict for result in await line.record(offered, 10)} == {1}
+
+
+async def begun(suite: Suite) -> None:
+    """The registry and the first interactions."""
+    async with connect(suite) as line:
+        await line.register()
+        for source in SOURCES:
+            await line.ingestion.RegisterSource(ingestion_pb2.RegisterSourceRequest(source=source, name=source))
+        await offer(line, 0)
+
+
+async def gone_on(suite: Suite) -> None:
+    """More of everybody, through both partitions, and some of what was reported before."""
+    async with connect(suite) as line:
+        await offer(line, COUNT)
+        again = [
+            interaction(number, identifier("email", f"p{number % 7}@post.eu"), source=SOURCES[number % 4])
+            for number in range(8)
+        ]
+        assert {result.verdict for result in await line.record(again)} == {2}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory, run: Callable[..., Result]) -> Iterator[Suite]:
+    """Begun whole, stopped, parted, and started again."""
+    made = Suite(tmp_path_factory.mktemp("parted"))
+    with made:
+        asyncio.run(begun(made))
+        run("status", "--wait", "60", "--data", str(made.folder))
+    run("partitions", "set", "ingestion", "2", "--data", str(made.folder))
+    with made:
+        asyncio.run(gone_on(made))
+        run("status", "--wait", "60", "--data", str(made.folder))
+        yield made
+
+
+def test_each_partition_is_a_process_and_has_its_row(suite: Suite, run: Callable[..., Result]) -> None:
+    """By its log, with its own position; what was offered is told once for all."""
+    assert list(suite.parts) == LOGS
+    assert set(suite.pids) == {*LOGS, "nats"}
+    told = json.loads(run("status", "--digest", "--output", "json", "--data", str(suite.folder)).stdout)
+    assert list(told["services"]) == LOGS
+    assert {each["health"] for each in told["services"].values()} == {"SERVING"}
+    assert len({each["digest"] for each in told["services"].values()}) == len(LOGS)
+    assert {each["stream"] for each in told["services"]["identity"]["inbox"]} >= {
+        "TL_INGESTION_100",
+        "TL_INGESTION_101",
+    }
+    offered = {each["source"]: (int(each["offered"]), int(each["recorded"])) for each in told["tallies"]}
+    assert offered == dict.fromkeys(SOURCES, (2 * COUNT // 4 + 2, 2 * COUNT // 4))
+    read = run("log", "read", "ingestion-101", "--limit", "3", "--output", "json", "--data", str(suite.folder))
+    assert len(read.stdout.splitlines()) == 3
+    refused = run("log", "read", "ingestion", "--data", str(suite.folder), code=3)
+    assert "name one of ingestion-100, ingestion-101" in refused.stderr
+
+
+def test_a_partition_that_was_killed_comes_back_with_what_it_had(suite: Suite, run: Callable[..., Result]) -> None:
+    """Meanwhile the other one serves its own sources."""
+    before = json.loads(run("status", "--digest", "--output", "json", "--data", str(suite.folder)).stdout)
+    suite.kill("ingestion-101")
+    assert suite.is_serving("ingestion-100")
+    assert not suite.is_serving("ingestion-101")
+    away = json.loads(run("status", "--output", "json", "--data", str(suite.folder), code=3).stdout)
+    assert away["services"]["ingestion-101"]["health"] == "UNREACHABLE"
+    suite.restart("ingestion-101")
+    run("status", "--wait", "60", "--data", str(suite.folder))
+    after = json.loads(run("status", "--digest", "--output", "json", "--data", str(suite.folder)).stdout)
+    for log in LOGS:
+        assert after["services"][log]["digest"] == before["services"][log]["digest"], log
+
+
+def test_what_a_client_did_is_proved_from_every_log(suite: Suite, run: Callable[..., Result], tmp_path: Path) -> None:
+    """What was taken over and what came after, of all partitions; reads too."""
+    keys = tmp_path / "keys"
+    keys.write_text(run("signing", "public", str(suite.folder / "signing.keys")).stdout)
+    whom = ("--identifier", "email=p3@post.eu", "--data", str(suite.folder))
+    checkpoints = json.loads(run("checkpoint", "--output", "json", "--data", str(suite.folder)).stdout)["checkpoints"]
+    assert set(checkpoints) == {*LOGS, *(f"{log}_access" for log in LOGS)}
+    origins = {name: each["origin"].partition("/")[2] for name, each in checkpoints.items()}
+    assert origins["ingestion-101"] == "ingestion/101"
+    run("audit", "client", *whom, "--to", str(tmp_path / "client.zip"))
+    run("audit", "access", *whom, "--to", str(tmp_path / "access.zip"))
+    run("audit", "range", "ingestion-100", "--to", str(tmp_path / "range.zip"), "--data", str(suite.folder))
+    for name in ("client", "access", "range"):
+        verified = run("verify", str(tmp_path / f"{name}.zip"), "--key", str(keys)).output
+        assert "ingestion-10" in verified
+    history = [json.loads(line) for line in run("history", *whom, "--output", "json").stdout.splitlines()]
+    done = {(each["interaction"]["source"], each["interaction"]["source_interaction_id"]) for each in history}
+    assert done == {(SOURCES[number % 4], str(number)) for number in range(3, 2 * COUNT, 7)}
