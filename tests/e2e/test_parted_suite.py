@@ -130,3 +130,55 @@ def test_what_a_client_did_is_proved_from_every_log(suite: Suite, run: Callable[
     history = [json.loads(line) for line in run("history", *whom, "--output", "json").stdout.splitlines()]
     done = {(each["interaction"]["source"], each["interaction"]["source_interaction_id"]) for each in history}
     assert done == {(SOURCES[number % 4], str(number)) for number in range(3, 2 * COUNT, 7)}
+
+
+def test_every_log_is_replayed_and_decided_again(suite: Suite, run: Callable[..., Result], tmp_path: Path) -> None:
+    """Those in force against the live states; what identity decided, on all that it ever took, sealed logs too."""
+    here = ("--data", str(suite.folder))
+    for more in ((), ("--from-files",)):
+        told = json.loads(run("replay", "all", "--output", "json", *more, *here).stdout)["services"]
+        assert [(each["service"], each["equal"]) for each in told] == [(log, True) for log in LOGS]
+    client_id = json.loads(run("resolve", "-i", "email=p3@post.eu", "--output", "json", *here).stdout)["client_id"]
+    told = json.loads(run("replay", "client", client_id, "--output", "json", *here).stdout)
+    recorded = [each for each in told["history"] if each["type"] == "InteractionRecorded"]
+    assert len(recorded) == len(range(3, 2 * COUNT, 7))
+    assert {each["service"] for each in recorded} == {"ingestion-100", "ingestion-101"}
+    derived = json.loads(run("rederive", "--output", "json", *here).stdout)["services"]
+    assert {each["service"]: each["same"] for each in derived} == dict.fromkeys(LOGS[2:], True)
+    rules = tmp_path / "rules.json"
+    rules.write_text('{"types": [{"type": "*", "priority": 1, "join": "JOIN_POLICY_NEVER"}]}')
+    tried = json.loads(run("whatif", "identity", str(rules), "--output", "json", *here).stdout)
+    assert tried["taken"] == {each["service"]: each["taken"] for each in derived}["identity"] > 2 * COUNT
+    assert [each["service"] for each in tried["carried"]] == ["feedback", "journey", "scoring"]
+    for log in ("ingestion-100", "ingestion-101", "ingestion-0"):
+        assert not json.loads(run("rebuild", log, "--check", "--output", "json", *here).stdout)["refused"]
+    assert json.loads(run("rebuild", "ingestion-101", "--output", "json", *here).stdout)["switched"]
+    sealed = run("rebuild", "ingestion-0", *here, code=2)
+    assert "partitions 100, 101 follow it" in sealed.stderr
+    several = run("rebuild", "ingestion", *here, code=2)
+    assert "name one of ingestion-100, ingestion-101" in several.stderr
+
+
+def test_all_of_it_is_exported_and_put_back(suite: Suite, run: Callable[..., Result], tmp_path: Path) -> None:
+    """The sealed log too, and in how many partitions it stands: the same digests by log, and the same export again."""
+    keys = ("--keys-file", str(suite.folder / "keys.json"))
+    backup, again, new = tmp_path / "backup", tmp_path / "again", tmp_path / "new"
+    told = json.loads(run("export", str(backup), "--keys", "--output", "json", "--data", str(suite.folder)).stdout)
+    assert set(told["stores"]) == {"ingestion", *LOGS}
+    assert told["partitions"] == "ingestion=1:2"
+    run("restore", str(backup), "--data", str(new), *keys)
+    assert (new / "partitions").read_text() == "ingestion=1:2"
+    kept = json.loads(run("export", str(again), "--keys", "--output", "json", "--data", str(new)).stdout)
+    assert {log: each["digest"] for log, each in kept["stores"].items()} == {
+        log: each["digest"] for log, each in told["stores"].items()
+    }
+    assert {each.name: each.read_bytes() for each in again.rglob("*.gz")} == {
+        each.name: each.read_bytes() for each in backup.rglob("*.gz")
+    }
+    sealed = run("rebuild", "ingestion-0", "--data", str(new), code=2)
+    assert "partitions 100, 101 follow it" in sealed.stderr
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "ingestion.db").touch()
+    whole = run("restore", str(backup), "--data", str(tmp_path / "whole"), *keys, code=2)
+    assert "set THROUGHLINE_PARTITIONS=ingestion=1:2" in whole.stderr
+    assert not (tmp_path / "whole" / "partitions").exists()

@@ -153,12 +153,10 @@ class Endpoints:
 
     def log(self, name: str) -> str:
         """The log that is meant by its name, or by its service where that has one. Raises: EndpointError."""
-        own = [log for log in self.logs if name in {log, service_of(log)}]
-        if len(own) == 1 or name in own:
-            return name if name in own else own[0]
-        if not own:
-            raise EndpointError(f"{name!r} is no log in force; there are: {', '.join(self.logs)}")
-        raise EndpointError(f"{name} has several logs, each of its own: name one of {', '.join(own)}")
+        try:
+            return self.partitioning.log(name, SERVICES)
+        except SettingsError as error:
+            raise EndpointError(str(error)) from error
 
     def credentials(self, service: str) -> CallerCredentials:
         """What one service, or log, is called with."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from throughline_client.endpoints import SERVICES
 from throughline_eventlog import PARTITIONS, PARTITIONS_FILE, Partitioning, SettingsError, StoreSettings
+from throughline_eventlog.partitions import log_name
 from throughline_privacy import FORGOTTEN_LIST, KEY_STORE, KEY_STORE_SCHEMA
 
 KEYS_FILE: Final = "keys.json"
@@ -45,10 +46,35 @@ class Installation:
         return self.stores[service].of_partition(number)
 
     @property
+    def in_force(self) -> tuple[str, ...]:
+        """The names of the logs that services write."""
+        return self.partitioning.logs(self.stores)
+
+    @property
+    def logs(self) -> dict[str, StoreSettings]:
+        """The store of every log by its name, of a service's oldest first: those of earlier generations, which are kept
+        as they were sealed, too.
+        """
+        return {
+            log_name(service, number): self.store(service, number)
+            for service in self.stores
+            for number in self.partitioning.numbers(service)
+        }
+
+    @property
     def missing(self) -> list[str]:
-        """The services of which there is no log in the data folder."""
-        files = {name: settings.environment.get("SQLITE_DBNAME") for name, settings in self.stores.items()}
-        return [name for name, file in files.items() if file and not Path(file).exists()]
+        """The logs that should be in the data folder, and are not."""
+        return [name for name, there in self._files() if not there]
+
+    @property
+    def present(self) -> list[str]:
+        """The logs that are in the data folder."""
+        return [name for name, there in self._files() if there]
+
+    def _files(self) -> Iterator[tuple[str, bool]]:
+        for name, settings in self.logs.items():
+            if file := settings.environment.get("SQLITE_DBNAME"):
+                yield name, Path(file).exists()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Installation:
@@ -72,3 +98,19 @@ def read_partitioning(folder: Path) -> Partitioning:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} cannot be read: {error}; bring it back from a backup") from error
     return Partitioning.parse(text, str(file))
+
+
+def write_partitioning(folder: Path, partitioning: Partitioning) -> None:
+    """Notes how a data folder's services are parted, whole or not at all. Raises: OSError."""
+    file = folder / PARTITIONS_FILE
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as writing:
+        writing.write(partitioning.write())
+        writing.flush()
+        os.fsync(writing.fileno())
+    draft.replace(file)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Final, Self
 
 from throughline_eventlog.errors import SettingsError
+from throughline_kernel import hex_id
 
 PARTITIONS: Final = "THROUGHLINE_PARTITIONS"
 PARTITIONS_FILE: Final = "partitions"
@@ -59,6 +60,11 @@ def number_of(log: str) -> int:
     """The partition that a log's name is of. Raises ValueError for what is no such name."""
     _, dash, number = log.partition("-")
     return int(number) if dash else 0
+
+
+def opening_stream(service: str) -> bytes:
+    """The stream of a log that holds its opening alone: the event that ends what was taken over from earlier logs."""
+    return bytes.fromhex(hex_id(f"{service}.partition"))
 
 
 def generation_of(number: int) -> int:
@@ -138,6 +144,25 @@ class Partitioning:
     def logs(self, services: Iterable[str]) -> tuple[str, ...]:
         """The names of the logs in force of several services."""
         return tuple(log_name(service, number) for service in services for number in self.in_force(service))
+
+    def log(self, name: str, services: Iterable[str], *, earlier: bool = False) -> str:
+        """The log in force that is meant by its name, or by its service where that has one; with `earlier` also one of
+        another generation, by service and number (`ingestion-0`). Raises SettingsError, which lists what there is.
+        """
+        services = tuple(services)
+        logs = self.logs(services)
+        own = [log for log in logs if name in {log, service_of(log)}]
+        if name in own or len(own) == 1:
+            return name if name in own else own[0]
+        if own:
+            raise SettingsError(f"{name} has several logs, each of its own: name one of {', '.join(own)}")
+        kept = {
+            f"{service}-{number}": log_name(service, number) for service in services for number in self.earlier(service)
+        }
+        if earlier and name in kept:
+            return kept[name]
+        listed = ", ".join((*logs, *kept) if earlier else logs)
+        raise SettingsError(f"{name!r} is no log {'of these' if earlier else 'in force'}; there are: {listed}")
 
     def owner(self, service: str, key: str) -> int:
         """The number of the partition that has a key now."""

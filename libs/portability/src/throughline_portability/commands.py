@@ -24,12 +24,12 @@ from throughline_client.commands.running import (
 )
 from throughline_client.commands.showing import gathering, print_json, print_table, when
 from throughline_client.endpoints import data_folder
-from throughline_client.installation import FORGOTTEN_FILE, KEYS_FILE, Installation
+from throughline_client.installation import FORGOTTEN_FILE, KEYS_FILE, Installation, write_partitioning
 from throughline_client.suite import SuiteError, hold_folder
-from throughline_eventlog import LogGrewError, NewerLogError, SealedLogError, SettingsError
+from throughline_eventlog import LogGrewError, NewerLogError, Partitioning, SealedLogError, SettingsError
 from throughline_kernel import UnavailableError, is_hex_id
 from throughline_portability.exporting import export_installation
-from throughline_portability.form import ExportError, Manifest
+from throughline_portability.form import ExportError, Manifest, read_manifest
 from throughline_portability.leftovers import NotForgottenError, find_leftovers
 from throughline_portability.parting import PartitionsError
 from throughline_portability.restoring import restore_installation
@@ -119,6 +119,8 @@ def restore(
                 beside = keys_file.with_name(FORGOTTEN_FILE) if keys_file is not None else None
                 found = forgotten or (beside if beside is not None and beside.exists() else None)
                 _bring_forgotten(Installation.in_folder(target), found, without=without_forgotten)
+                if not Installation.in_folder(target).present:
+                    write_partitioning(target, Partitioning.parse(read_manifest(folder).partitions, str(folder)))
                 manifest = restore_installation(folder, Installation.in_folder(target), bar.moved)
     _report(manifest, output, f"restored from {folder}")
 

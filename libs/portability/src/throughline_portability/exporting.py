@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,7 @@ from throughline_eventlog import (
     open_store,
     wall_clock,
 )
+from throughline_eventlog.partitions import service_of
 from throughline_portability.form import (
     CONTRACTS,
     DESTROYED,
@@ -37,6 +40,7 @@ from throughline_portability.form import (
     Manifest,
     ProofSummary,
     StoreSummary,
+    folder_of,
 )
 from throughline_privacy import open_key_store_at
 from throughline_proof import LogSummary, proofs_of
@@ -62,7 +66,7 @@ CONTRACTS_OF_EVENTS: Final = tuple(
 )
 
 Told = Callable[[str, int], None]
-"""Hears of events written, by service."""
+"""Hears of events written, by log."""
 
 
 def export_installation(installation: Installation, folder: Path, *, keys: bool, told: Told) -> Manifest:
@@ -75,15 +79,16 @@ def export_installation(installation: Installation, folder: Path, *, keys: bool,
         raise ExportError(f"{folder}: is not empty, and an export must not be mixed with anything: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(wall_clock(), version("throughline-portability"), keys)
+    manifest.partitions = installation.partitioning.write()
     (folder / CONTRACTS).write_bytes(file_descriptor_set(CONTRACTS_OF_EVENTS))
-    for service in ORDER:
-        settings = installation.stores[service]
+    for log, settings in sorted(installation.logs.items(), key=lambda each: ORDER.index(service_of(each[0]))):
+        place = partial(_Place, folder, manifest.files, log)
         # Before its log: nothing is proved there that the log does not hold here.
-        manifest.proofs[service] = _export_proofs(proofs_of(settings), folder, manifest.files)
-        manifest.stores[service] = _export_store(service, settings, folder, manifest.files, told)
+        manifest.proofs[log] = _export_proofs(place(proofs_of(settings)))
+        manifest.stores[log] = _export_store(place(settings), told)
         access = access_log_of(settings)
-        manifest.proofs[access.service] = _export_proofs(proofs_of(access), folder, manifest.files)
-        manifest.access[service] = _export_access(access, folder, manifest.files)
+        manifest.proofs[folder_of(log, access)] = _export_proofs(place(proofs_of(access)))
+        manifest.access[log] = _export_access(place(access))
     if keys:
         _export_keys(installation, folder, manifest.files)
     manifest.files[CONTRACTS] = FileSummary.of(folder / CONTRACTS)
@@ -91,9 +96,22 @@ def export_installation(installation: Installation, folder: Path, *, keys: bool,
     return manifest
 
 
-def _export_store(
-    service: str, settings: StoreSettings, folder: Path, files: dict[str, FileSummary], told: Told
-) -> StoreSummary:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A store of a log, or beside it, and where in the export it is written."""
+
+    folder: Path
+    files: dict[str, FileSummary]
+    log: str
+    settings: StoreSettings
+
+    @property
+    def name(self) -> str:
+        return folder_of(self.log, self.settings)
+
+
+def _export_store(place: _Place, told: Told) -> StoreSummary:
+    service = place.settings.service
     replayed, proved = Replayed(make_folds([service])[service]), LogSummary()
     codec = Codec(service)
     recorded_at = 0
@@ -104,9 +122,9 @@ def _export_store(
         recorded_at = events[-1].recorded_at
         replayed.take(events)
         proved.take(rows)
-        told(service, len(rows))
+        told(place.log, len(rows))
 
-    _export_archive(settings, folder, files, take)
+    _export_archive(place, take)
     return StoreSummary(
         replayed.position,
         recorded_at,
@@ -117,8 +135,8 @@ def _export_store(
     )
 
 
-def _export_access(settings: StoreSettings, folder: Path, files: dict[str, FileSummary]) -> AccessSummary:
-    proved, codec = LogSummary(), Codec(settings.service)
+def _export_access(place: _Place) -> AccessSummary:
+    proved, codec = LogSummary(), Codec(place.settings.service)
     position = recorded_at = 0
 
     def take(rows: list[LoggedRow]) -> None:
@@ -127,12 +145,12 @@ def _export_access(settings: StoreSettings, folder: Path, files: dict[str, FileS
         position, recorded_at = last.position, last.recorded_at
         proved.take(rows)
 
-    _export_archive(settings, folder, files, take)
+    _export_archive(place, take)
     return AccessSummary(position, recorded_at, proved.size, proved.root.hex(), proved.map_root.hex())
 
 
-def _export_proofs(settings: StoreSettings, folder: Path, files: dict[str, FileSummary]) -> ProofSummary:
-    codec, last = Codec(settings.service), CheckpointSigned()
+def _export_proofs(place: _Place) -> ProofSummary:
+    codec, last = Codec(place.settings.service), CheckpointSigned()
     checkpoints = 0
 
     def take(rows: list[LoggedRow]) -> None:
@@ -140,15 +158,13 @@ def _export_proofs(settings: StoreSettings, folder: Path, files: dict[str, FileS
         checkpoints += len(rows)
         last = CheckpointSigned.FromString(codec.decode(rows[-1:])[0].payload)
 
-    _export_archive(settings, folder, files, take)
+    _export_archive(place, take)
     return ProofSummary(checkpoints, last.note)
 
 
-def _export_archive(
-    settings: StoreSettings, folder: Path, files: dict[str, FileSummary], take: Callable[[list[LoggedRow]], None]
-) -> None:
-    """Everything that a store holds, in one view, in a folder of its name; `take` gets the events page by page."""
-    store, name = open_store(settings), settings.service
+def _export_archive(place: _Place, take: Callable[[list[LoggedRow]], None]) -> None:
+    """Everything that a store holds, in one view, in a folder of its own; `take` gets the events page by page."""
+    store, name, folder, files = open_store(place.settings), place.name, place.folder, place.files
     try:
         with store.archive() as archive:
             with LineWriter(folder, f"{name}/events.ndjson.gz", files).writing() as lines:

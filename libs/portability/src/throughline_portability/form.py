@@ -15,6 +15,9 @@ from typing import Any, Final, cast
 
 import orjson
 
+from throughline_eventlog import StoreSettings
+from throughline_eventlog.partitions import service_of
+
 FORMAT: Final = "throughline-export/1"
 MANIFEST: Final = "manifest.json"
 CONTRACTS: Final = "contracts.binpb"
@@ -77,9 +80,9 @@ class FileSummary:
 
 @dataclass(slots=True)
 class Manifest:
-    """What an export holds, by service; of `proofs` by log: `<service>` and `<service>_access`.
+    """What an export holds, by log, those that others followed too; of `proofs` by `<log>` and `<log>_access`.
 
-    `made_at` in microseconds since epoch.
+    `made_at` in microseconds since epoch; `partitions` says how the services are parted, empty where they are not.
     """
 
     made_at: int
@@ -89,6 +92,7 @@ class Manifest:
     access: dict[str, AccessSummary] = field(default_factory=dict[str, AccessSummary])
     proofs: dict[str, ProofSummary] = field(default_factory=dict[str, ProofSummary])
     files: dict[str, FileSummary] = field(default_factory=dict[str, FileSummary])
+    partitions: str = ""
 
     def write(self, folder: Path) -> None:
         """Writes it, last of all: a folder without one is no export."""
@@ -119,6 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
             {str(name): AccessSummary(**access) for name, access in found.get("access", {}).items()},
             {str(name): ProofSummary(**proofs) for name, proofs in found["proofs"].items()},
             {str(name): FileSummary(**each) for name, each in found["files"].items()},
+            str(found.get("partitions", "")),
         )
     except OSError as error:
         raise ExportError(
@@ -142,6 +147,11 @@ def check_files(folder: Path, manifest: Manifest) -> Iterator[str]:
                 "its way; copy it again"
             )
         yield name
+
+
+def folder_of(log: str, settings: StoreSettings) -> str:
+    """The folder in an export of a store beside a log, or of the log itself: `ingestion`, `ingestion-101_proofs`."""
+    return log + settings.service.removeprefix(service_of(log))
 
 
 class LineWriter:

@@ -19,7 +19,7 @@ from throughline.ingestion.v1.interaction_pb2 import Sealed
 from throughline_client.endpoints import SERVICES
 from throughline_client.installation import Installation
 from throughline_eventlog import ArchiveReader, StoreSettings, open_store
-from throughline_portability.form import KEYS, read_lines, read_manifest
+from throughline_portability.form import KEYS, folder_of, read_lines, read_manifest
 from throughline_privacy import KeyStore, open_forgotten_list, open_key_store_at
 from throughline_rpc import access_log_of
 
@@ -106,9 +106,9 @@ def find_leftovers(
         destroyed = {key_id for _, key_id in keys.destroyed_after(0)}
     finally:
         keys.close()
-    for settings in installation.stores.values():
+    for log, settings in installation.logs.items():
         for kept in (settings, access_log_of(settings)):
-            found += _in_store(kept, person, destroyed, clear)
+            found += _in_store(folder_of(log, kept), kept, person, destroyed, clear)
     if folder is not None and clear is not None:
         found += _in_files(folder, clear)
     for export in exports:
@@ -160,6 +160,7 @@ def _on_list(installation: Installation, person: Person) -> Iterator[Finding]:
 
 
 def _in_store(
+    name: str,
     settings: StoreSettings,
     person: Person,
     destroyed: Collection[bytes],
@@ -188,12 +189,12 @@ def _in_store(
                         rows[table] = rows.get(table, 0) + 1
     finally:
         store.close()
-    yield _counted(service, "boxes sealed for ever", sealed, left=False)
-    yield _counted(service, "boxes that open", openable, left=True)
-    yield _counted(service, "values in the clear", in_clear, left=True)
+    yield _counted(name, "boxes sealed for ever", sealed, left=False)
+    yield _counted(name, "boxes that open", openable, left=True)
+    yield _counted(name, "values in the clear", in_clear, left=True)
     for table, count in sorted(rows.items()):
         tomb = (service, table) in _TOMBS
-        yield _counted(service, f"rows of {table}{', ids only' if tomb else ''}", count, left=not tomb)
+        yield _counted(name, f"rows of {table}{', ids only' if tomb else ''}", count, left=not tomb)
 
 
 def _in_files(folder: Path, clear: re.Pattern[bytes]) -> Iterator[Finding]:

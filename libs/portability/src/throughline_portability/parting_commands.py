@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from throughline_client.commands.running import output_option, tell
 from throughline_client.commands.showing import print_json, print_table
 from throughline_client.endpoints import SERVICES, data_folder
-from throughline_client.installation import Installation
+from throughline_client.installation import Installation, write_partitioning
 from throughline_client.suite import hold_folder
 from throughline_client.suite.suite import SIGNING_KEYS_FILE
 from throughline_eventlog import PARTITIONS, PARTITIONS_FILE, Partitioning, open_store
@@ -96,7 +95,7 @@ def set_number(service: str, number: int, *, data: Path | None, from_environment
                     number,
                     keys=_keys_in(folder),
                     told=bar.moved,
-                    keep=partial(_keep, folder / PARTITIONS_FILE),
+                    keep=partial(_keep, folder),
                 )
     _report(changed, output, from_environment=from_environment)
 
@@ -110,24 +109,14 @@ def _nothing(_: Partitioning) -> None:
     """Who runs the services tells them."""
 
 
-def _keep(file: Path, partitioning: Partitioning) -> None:
-    """Writes the data folder's file, whole or not at all."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+def _keep(folder: Path, partitioning: Partitioning) -> None:
+    """Writes the data folder's file."""
     try:
-        with draft.open("w", encoding="utf-8") as writing:
-            writing.write(partitioning.write())
-            writing.flush()
-            os.fsync(writing.fileno())
-        draft.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_partitioning(folder, partitioning)
     except OSError as error:
         raise PartitionsError(
-            f"{file} cannot be written: {error.strerror}. The logs are made and the old ones sealed: mend that, and "
-            "give the same command again"
+            f"{folder / PARTITIONS_FILE} cannot be written: {error.strerror}. The logs are made and the old ones "
+            "sealed: mend that, and give the same command again"
         ) from error
 
 

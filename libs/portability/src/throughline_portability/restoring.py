@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from throughline_client.installation import Installation
 from throughline_eventlog import (
+    PARTITIONS,
     Bookkeeping,
     Codec,
     Commit,
@@ -25,6 +26,7 @@ from throughline_portability.form import (
     Manifest,
     StoreSummary,
     check_files,
+    folder_of,
     read_lines,
     read_manifest,
 )
@@ -36,7 +38,7 @@ from throughline_rpc import access_log_of
 PAGE: Final = 2_000
 
 Told = Callable[[str, int], None]
-"""Hears of events put back, by service."""
+"""Hears of events put back, by log."""
 
 
 def restore_installation(folder: Path, installation: Installation, told: Told) -> Manifest:
@@ -49,21 +51,28 @@ def restore_installation(folder: Path, installation: Installation, told: Told) -
     UnavailableError, SettingsError for a store.
     """
     manifest = read_manifest(folder)
+    if installation.partitioning.write() != manifest.partitions:
+        raise ExportError(
+            f"{folder}: is of an installation whose partitions are {manifest.partitions or 'one of each service'}, and "
+            f"this one's are {installation.partitioning.write() or 'one of each'}: set {PARTITIONS}="
+            f"{manifest.partitions}, and change it when everything is put back (`throughline partitions set`)"
+        )
     for _ in check_files(folder, manifest):
         pass
     listed = open_forgotten_list(installation.forgotten_list).keys() if installation.forgotten_list else set[bytes]()
     if manifest.keys:
         # First: a service that finds events must find the keys of their values.
         _restore_keys(folder, installation, listed)
-    for service, summary in manifest.stores.items():
-        settings = installation.stores[service]
+    logs = installation.logs
+    for log, summary in manifest.stores.items():
+        settings = logs[log]
         # Before its log: a log whose proofs were not put back would be signed anew.
-        _restore_archive(proofs_of(settings), folder, _nothing, _nothing)
-        _restore_store(service, settings, summary, folder, told)
-    for service, summary in manifest.access.items():
-        access = access_log_of(installation.stores[service])
-        _restore_archive(proofs_of(access), folder, _nothing, _nothing)
-        _restore_access(access, summary, folder)
+        _restore_archive(log, proofs_of(settings), folder, _nothing, _nothing)
+        _restore_store(log, settings, summary, folder, told)
+    for log, summary in manifest.access.items():
+        access = access_log_of(logs[log])
+        _restore_archive(log, proofs_of(access), folder, _nothing, _nothing)
+        _restore_access(log, access, summary, folder)
     return manifest
 
 
@@ -71,33 +80,34 @@ def _nothing(*_: object) -> None:
     """What is to be done with the checkpoints: they are verified with their log, by whoever trusts their key."""
 
 
-def _restore_store(service: str, settings: StoreSettings, summary: StoreSummary, folder: Path, told: Told) -> None:
+def _restore_store(log: str, settings: StoreSettings, summary: StoreSummary, folder: Path, told: Told) -> None:
+    service = settings.service
     replayed, proved = Replayed(make_folds([service])[service]), LogSummary()
     codec = Codec(service)
 
     def take(rows: list[LoggedRow]) -> None:
         replayed.take(codec.decode(rows))
         proved.take(rows)
-        told(service, len(rows))
+        told(log, len(rows))
 
     def check() -> None:
         digest = replayed.digest()
         if (replayed.position, replayed.events, digest) != (summary.position, summary.events, summary.digest):
             raise ExportError(
-                f"the log of {service} folds to state {digest} at position {replayed.position}, and the manifest says "
+                f"the log of {log} folds to state {digest} at position {replayed.position}, and the manifest says "
                 f"{summary.digest} at {summary.position}: this program decides otherwise than the one that made the "
                 "export; use that version of Throughline. Nothing of this service was put back"
             )
         if (proved.root.hex(), proved.map_root.hex()) != (summary.root, summary.map_root):
             raise ExportError(
-                f"the log of {service} has the root {proved.root.hex()}, and the manifest says {summary.root}: its "
+                f"the log of {log} has the root {proved.root.hex()}, and the manifest says {summary.root}: its "
                 "events are not those that were exported. Nothing of this service was put back"
             )
 
-    _restore_archive(settings, folder, take, check)
+    _restore_archive(log, settings, folder, take, check)
 
 
-def _restore_access(settings: StoreSettings, summary: AccessSummary, folder: Path) -> None:
+def _restore_access(log: str, settings: StoreSettings, summary: AccessSummary, folder: Path) -> None:
     proved = LogSummary()
 
     def check() -> None:
@@ -107,18 +117,22 @@ def _restore_access(settings: StoreSettings, summary: AccessSummary, folder: Pat
             summary.map_root,
         ):
             raise ExportError(
-                f"the log {settings.service} has the root {proved.root.hex()}, and the manifest says {summary.root}: "
-                "its events are not those that were exported. It was not put back"
+                f"the log {folder_of(log, settings)} has the root {proved.root.hex()}, and the manifest says "
+                f"{summary.root}: its events are not those that were exported. It was not put back"
             )
 
-    _restore_archive(settings, folder, proved.take, check)
+    _restore_archive(log, settings, folder, proved.take, check)
 
 
 def _restore_archive(
-    settings: StoreSettings, folder: Path, take: Callable[[list[LoggedRow]], None], check: Callable[[], None]
+    log: str,
+    settings: StoreSettings,
+    folder: Path,
+    take: Callable[[list[LoggedRow]], None],
+    check: Callable[[], None],
 ) -> None:
-    """Fills a store from the folder of its name, and checks before it is kept; `take` gets the events page by page."""
-    name = settings.service
+    """Fills a store from the folder of its own, and checks before it is kept; `take` gets the events page by page."""
+    name = folder_of(log, settings)
     store = open_store(settings)
     try:
         kept = _bookkeeping(folder, name)

@@ -60,7 +60,7 @@ class Beside:
         self.step = b""
         self.end = 0
         self.came: dict[str, tuple[int, int]] = {}
-        self.tally = Derived(unit.service)
+        self.tally = Derived(unit.log)
         self._ahead = 0
         self._kinds: dict[str, tuple[int, int]] = {}
         self._streams: list[str] = []

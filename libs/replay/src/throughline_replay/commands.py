@@ -18,11 +18,12 @@ from rich.table import Table
 from throughline_client.commands.running import as_of_option, caller_options, find_endpoints
 from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
+from throughline_eventlog.partitions import service_of
 from throughline_kernel import is_hex_id
 from throughline_replay.comparing import Comparison
 from throughline_replay.folding import Folded, Folding, fold_each
 from throughline_replay.histories import HistoryEntry, client_history, interaction_history
-from throughline_replay.replaying import SERVICES, make_folds
+from throughline_replay.replaying import make_folds
 from throughline_replay.sources import ServiceLog, said
 from throughline_replay.units import DerivationError, StoreAwayError
 from throughline_rpc import Caller
@@ -130,13 +131,13 @@ class _Logs:
         self._files = files
         self._caller = caller
 
-    def folding(self, service: str, position: int, as_of: int, key: str | None) -> Folding:
-        """What folding one service's log needs."""
-        kept = self._endpoints.folder / "replay" / f"{service}.state"
-        address = self._endpoints.address(service)
-        file, said = self._files.get(service), self._caller.metadata()
-        credentials = self._endpoints.credentials(service)
-        return Folding(service, address, position, kept, file, as_of, key, said, credentials)
+    def folding(self, log: str, position: int, as_of: int, key: str | None) -> Folding:
+        """What folding one log needs."""
+        kept = self._endpoints.folder / "replay" / f"{log}.state"
+        address = self._endpoints.address(log)
+        file, said = self._files.get(log), self._caller.metadata()
+        credentials = self._endpoints.credentials(log)
+        return Folding(log, address, position, kept, file, as_of, key, said, credentials)
 
     def canonical(self, client_id: str) -> str:
         """The id that the state is kept under: an alias leads there."""
@@ -149,12 +150,12 @@ def _logs(data: Path | None, from_files: bool, caller: Caller) -> Generator[_Log
         try:
             endpoints = find_endpoints(data=data)
             services = {
-                service: open_things.enter_context(
-                    ServiceLog(service, endpoints.address(service), caller.metadata(), endpoints.credentials(service))
+                log: open_things.enter_context(
+                    ServiceLog(service_of(log), endpoints.address(log), caller.metadata(), endpoints.credentials(log))
                 )
-                for service in SERVICES
+                for log in endpoints.logs
             }
-            files = {service: _file(endpoints.folder, service) for service in SERVICES} if from_files else {}
+            files = {log: _file(endpoints.folder, log) for log in endpoints.logs} if from_files else {}
             yield _Logs(services, endpoints, files, caller)
         except (EndpointError, StoreAwayError) as error:
             raise _AwayError(str(error)) from error
@@ -164,10 +165,10 @@ def _logs(data: Path | None, from_files: bool, caller: Caller) -> Generator[_Log
             raise _AwayError(said(error)) from error
 
 
-def _file(folder: Path, service: str) -> Path:
-    file = folder / f"{service}.db"
+def _file(folder: Path, log: str) -> Path:
+    file = folder / f"{log}.db"
     if not file.exists():
-        raise click.UsageError(f"--from-files: there is no log of {service} at {file}: name the suite's --data folder")
+        raise click.UsageError(f"--from-files: there is no log of {log} at {file}: name the suite's --data folder")
     return file
 
 

@@ -26,6 +26,7 @@ from throughline_eventlog import (
     open_store,
     read_steps,
 )
+from throughline_eventlog.partitions import log_name, opening_stream, service_of
 from throughline_kernel import Recorded, Refusal
 from throughline_replay.beside import AT_ONCE, Again, Beside, Places
 from throughline_replay.divergences import Derived, compare_events
@@ -62,19 +63,19 @@ def open_derivation(open_things: ExitStack, unit: Unit) -> Derivation:
 
 
 def open_stores(open_things: ExitStack, unit: Unit, derivations: Iterable[Derivation]) -> dict[str, Store]:
-    """The stores by service, with the tables of those that decide again; `open_things` closes them."""
+    """The stores by log, with the tables of those that decide again; `open_things` closes them."""
     tables = {derivation.service: derivation.tables for derivation in derivations}
     stores: dict[str, Store] = {}
-    for service, settings in unit.stores.items():
-        stores[service] = open_store(settings, tables=tables.get(service, ()))
-        open_things.callback(stores[service].close)
+    for log, settings in unit.stores.items():
+        stores[log] = open_store(settings, tables=tables.get(service_of(log), ()))
+        open_things.callback(stores[log].close)
     return stores
 
 
 class Deriver:
     """Decides one log again in a store beside it. Belongs to one thread.
 
-    `again` are the upstream logs, by service, that were decided again before and are taken in the place of what was.
+    `again` are the upstream logs, by name, that were decided again before and are taken in the place of what was.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Deriver:
     ) -> None:
         self.derivation = derivation
         self.beside = Beside(derivation, unit)
+        self._log = unit.log
         open_things.callback(self.beside.store.close)
         self._stores = stores
         self._again = again or {}
@@ -95,7 +97,7 @@ class Deriver:
     @property
     def own(self) -> Store:
         """The service's own store."""
-        return self._stores[self.derivation.service]
+        return self._stores[self._log]
 
     def advance(self, own: Reader, progress: Progress | None = None) -> Derived:
         """Decides on, up to where this view of the log ends. Raises DerivationError."""
@@ -103,9 +105,7 @@ class Deriver:
         with ExitStack() as views:
             views.enter_context(collecting_seldom())
             upstreams = {
-                service: views.enter_context(store.snapshot())
-                for service, store in self._stores.items()
-                if service != self.derivation.service
+                log: views.enter_context(store.snapshot()) for log, store in self._stores.items() if log != self._log
             }
             more = True
             while more:
@@ -156,11 +156,11 @@ class Deriver:
             if step is None:
                 refused = self.derivation.ask(deciding, group.events)
             elif step.last:
-                upstream = _service_of(step.name)
+                upstream = _log_of(step.name)
                 taken = f"{upstream} {step.first} to {step.last}"
                 for arrived in self._arrived(own, upstreams[upstream], step):
                     events += len(arrived)
-                    self.derivation.take(deciding, upstream, arrived, group.events)
+                    self.derivation.take(deciding, service_of(upstream), arrived, group.events)
             else:
                 taken = step.name
                 self.derivation.work(deciding, step.name, step.first)
@@ -185,9 +185,9 @@ class Deriver:
 
     def _arrived(self, own: Reader, upstream: Reader, step: Step) -> Iterator[list[Recorded]]:
         """The events that the step took. Raises LookupError where earlier ones were taken before steps were kept."""
-        service = _service_of(step.name)
+        service = _log_of(step.name)
         if self.beside.fresh(step.name):
-            passed = upstream.read(0, until=step.first - 1, limit=1)
+            passed = upstream.read(_taken_over(upstream, service_of(service)), until=step.first - 1, limit=1)
             # What was put aside as poison is passed over, and taken by a later step where it could be redriven.
             if passed and not own.count(POISON) and not _taken_later(own, step.name, passed[0].position):
                 raise LookupError(
@@ -287,6 +287,13 @@ def _taken_later(own: Reader, stream: str, position: int) -> bool:
     return any(step.name == stream and step.first <= position <= step.last for step in read_steps(own))
 
 
-def _service_of(stream: str) -> str:
-    """The service whose log a stream carries: the last part of its name but one, as in `TL_IDENTITY_0`."""
-    return stream.rsplit("_", 2)[1].lower()
+def _log_of(stream: str) -> str:
+    """The log that a stream carries: the last parts of its name, as in `TL_IDENTITY_0`."""
+    _, service, number = stream.rsplit("_", 2)
+    return log_name(service.lower(), int(number))
+
+
+def _taken_over(upstream: Reader, service: str) -> int:
+    """The position up to which a log holds what earlier ones had, and was taken from those."""
+    opening = upstream.read_stream(opening_stream(service))
+    return opening[-1].position if opening else 0

@@ -24,6 +24,7 @@ from throughline_client.commands.definitions import read_definition
 from throughline_client.commands.running import (
     BAD_INPUT,
     DIFFERENCE,
+    LOG,
     UNAVAILABLE,
     Failure,
     data_option,
@@ -31,9 +32,10 @@ from throughline_client.commands.running import (
     tell,
 )
 from throughline_client.commands.showing import counting, print_json, print_table
-from throughline_client.endpoints import data_folder
+from throughline_client.endpoints import SERVICES, data_folder
 from throughline_client.installation import KEYS_FILE, Installation
 from throughline_eventlog import SettingsError
+from throughline_eventlog.partitions import service_of
 from throughline_kernel import is_hex_id
 from throughline_replay.comparing import Difference
 from throughline_replay.deriving import Progress, derive
@@ -54,17 +56,15 @@ FEW: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An installation's logs of one partition, the keys of it, and where it may be worked beside."""
+    """An installation's logs, the keys of it, and where it may be worked beside."""
 
-    name: str
     installation: Installation
     env: Mapping[str, str]
     work: Path
 
-    def unit(self, service: str, instead: bytes = b"", named: tuple[str, ...] = ()) -> Unit:
-        """What deciding one service's log again needs."""
-        file = self.work / f"{service}.db"
-        return Unit(service, self.installation.stores, self.env, file, instead, named)
+    def unit(self, log: str, instead: bytes = b"", named: tuple[str, ...] = ()) -> Unit:
+        """What deciding one log again needs."""
+        return Unit(log, self.installation.logs, self.env, self.work / f"{log}.db", instead, named)
 
 
 def _place_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,30 +77,20 @@ def _place_options(command: Callable[..., None]) -> Callable[..., None]:
     return output_option(command)
 
 
-def _partition_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option(
-            "--data",
-            "folders",
-            type=click.Path(path_type=Path, file_okay=False),
-            multiple=True,
-            help="Data folder of a suite (THROUGHLINE_DATA; else .throughline); once for each partition.",
-        ),
-        click.option(
-            "--workers", type=click.IntRange(1), default=os.cpu_count() or 1, help="Logs at a time; else one a core."
-        ),
-    ):
-        command = option(command)
-    return _place_options(command)
+def _deciding_options(command: Callable[..., None]) -> Callable[..., None]:
+    workers = click.option(
+        "--workers", type=click.IntRange(1), default=os.cpu_count() or 1, help="Logs at a time; else one a core."
+    )
+    return _place_options(data_option(workers(command)))
 
 
 @click.command("rederive")
 @click.argument("services", nargs=-1)
-@_partition_options
+@_deciding_options
 def rederive_command(
     services: tuple[str, ...],
     *,
-    folders: tuple[Path, ...],
+    data: Path | None,
     from_environment: bool,
     work: Path | None,
     workers: int,
@@ -117,7 +107,7 @@ def rederive_command(
     \b
     Examples:
       throughline rederive
-      throughline rederive identity journey --data PARTITION0 --data PARTITION1
+      throughline rederive identity journey --data COPY
       throughline rederive --from-environment --output json
 
     \b
@@ -126,10 +116,9 @@ def rederive_command(
     """
     chosen = _services(services, derivable(), "decided again")
     with _failures():
-        places = _places(folders, from_environment=from_environment, work=work, name="rederive")
-        units = [place.unit(service) for place in places for service in chosen]
-        found = _done(derive, places, units, workers, fresh=fresh)
-    _report(places, found, output)
+        place = _place(data, from_environment=from_environment, work=work, name="rederive")
+        found = _done(derive, place, [place.unit(service) for service in chosen], workers, fresh=fresh)
+    _report(found, output)
     if any(not each.same for each in found):
         raise SystemExit(DIFFERENCE)
 
@@ -140,57 +129,51 @@ def _services(named: Sequence[str], known: Sequence[str], what: str) -> tuple[st
     return tuple(service for service in known if not named or service in named)
 
 
-def _places(folders: Sequence[Path], *, from_environment: bool, work: Path | None, name: str) -> list[Place]:
+def _place(data: Path | None, *, from_environment: bool, work: Path | None, name: str) -> Place:
     if from_environment:
         if work is None:
             raise click.UsageError("--from-environment: say where to work beside the stores, with --work FOLDER")
-        return [Place("", Installation.from_env(), dict(os.environ), work / name)]
-    places: list[Place] = []
-    for number, folder in enumerate(folders or (data_folder(None),)):
-        installation = Installation.in_folder(folder)
-        if missing := installation.missing:
-            raise Failure(f"{folder}: holds no log of {', '.join(missing)}: name a suite's data folder", BAD_INPUT)
-        env = {
-            **os.environ,
-            "THROUGHLINE_KEYS_FILE": str(folder / KEYS_FILE),
-            "THROUGHLINE_KEY_STORE": installation.key_store,
-        }
-        beside = folder / name if work is None else work / name / str(number)
-        places.append(Place(str(folder) if len(folders) > 1 else "", installation, env, beside))
-    return places
+        return Place(Installation.from_env(), dict(os.environ), work / name)
+    folder = data_folder(data)
+    installation = Installation.in_folder(folder)
+    if missing := installation.missing:
+        raise Failure(f"{folder}: holds no log of {', '.join(missing)}: name a suite's data folder", BAD_INPUT)
+    env = {
+        **os.environ,
+        "THROUGHLINE_KEYS_FILE": str(folder / KEYS_FILE),
+        "THROUGHLINE_KEY_STORE": installation.key_store,
+    }
+    return Place(installation, env, (work or folder) / name)
 
 
 def _done(
-    work: Callable[[Unit, Progress], R], places: Sequence[Place], units: Sequence[Unit], workers: int, *, fresh: bool
+    work: Callable[[Unit, Progress], R], place: Place, units: Sequence[Unit], workers: int, *, fresh: bool
 ) -> list[R]:
     """Does it for each unit, with a bar; what was worked with is gone when it is done."""
-    for place in places:
-        if fresh:
-            shutil.rmtree(place.work, ignore_errors=True)
-        place.work.mkdir(parents=True, exist_ok=True)
-    with counting() as bar:
-        tasks = [bar.add_task(f"deciding again {unit.service}", total=None) for unit in units]
-        found = each_apart(work, units, workers, lambda index, count: bar.update(tasks[index], completed=count))
-    for place in places:
+    if fresh:
         shutil.rmtree(place.work, ignore_errors=True)
+    place.work.mkdir(parents=True, exist_ok=True)
+    with counting() as bar:
+        tasks = [bar.add_task(f"deciding again {unit.log}", total=None) for unit in units]
+        found = each_apart(work, units, workers, lambda index, count: bar.update(tasks[index], completed=count))
+    shutil.rmtree(place.work, ignore_errors=True)
     return found
 
 
-def _report(places: Sequence[Place], found: Sequence[Derived], output: str) -> None:
+def _report(found: Sequence[Derived], output: str) -> None:
     if output == "json":
         print_json({"services": [as_json(each) for each in found]})
         return
-    per_place = len(found) // len(places)
     rows = [
         (
-            " ".join(filter(None, (places[index // per_place].name, each.service))),
+            each.service,
             each.events,
             each.derived,
             each.taken,
             *(() if each.standing is None else (each.standing.digest[:16], each.standing.derived_digest[:16])),
             "same" if each.same else "DIFFERENT",
         )
-        for index, each in enumerate(found)
+        for each in found
     ]
     columns = ("log", "events", "decided again", "taken", "state", "state decided again", "")
     print_table(columns, rows, title="Decided again from the upstream logs")
@@ -237,7 +220,7 @@ def whatif() -> None:
 def _whatif_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option("--client", default="", help="Tell of this client alone, all that would change.")(command)
     command = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))(command)
-    return _partition_options(command)
+    return _deciding_options(command)
 
 
 @whatif.command("identity")
@@ -266,7 +249,7 @@ def _whatif(
     rules: Message,
     *,
     client: str,
-    folders: tuple[Path, ...],
+    data: Path | None,
     from_environment: bool,
     work: Path | None,
     workers: int,
@@ -277,30 +260,27 @@ def _whatif(
         raise click.BadParameter(f"{client!r} is no id: ids are 32 lowercase hex digits", param_hint="--client")
     instead, named = rules.SerializeToString(deterministic=True), (client,) if client else ()
     with _failures():
-        places = _places(folders, from_environment=from_environment, work=work, name="whatif")
-        units = [place.unit(service, instead, named) for place in places]
-        found = _done(what_if, places, units, workers, fresh=fresh)
-    if client and not any(each.standing is not None and each.standing.families for told in found for each in told):
+        place = _place(data, from_environment=from_environment, work=work, name="whatif")
+        (found,) = _done(what_if, place, [place.unit(service, instead, named)], workers, fresh=fresh)
+    if client and not any(each.standing is not None and each.standing.families for each in found):
         raise Failure(f"nothing is kept under the id {client}, and nothing would be", BAD_INPUT)
     if output == "json":
-        told = [{**as_json(first), "carried": [as_json(each) for each in rest]} for first, *rest in found]
-        print_json(told[0] if len(told) == 1 else {"partitions": told})
+        first, *rest = found
+        print_json({**as_json(first), "carried": [as_json(each) for each in rest]})
         return
-    for place, told in zip(places, found, strict=True):
-        _tell_whatif(place, told, LISTED if client else FEW)
+    _tell_whatif(found, LISTED if client else FEW)
 
 
-def _tell_whatif(place: Place, told: Sequence[Derived], most: int) -> None:
-    """What would be otherwise in one partition; of each kind of aggregate the first so many."""
+def _tell_whatif(told: Sequence[Derived], most: int) -> None:
+    """What would be otherwise; of each kind of aggregate the first so many."""
     kinds = [
         (each.service, name.rpartition(".")[2], *counts)
         for each in told
         for name, counts in sorted(each.kinds.items())
         if len({*counts}) > 1
     ]
-    where = f" ({place.name})" if place.name else ""
     columns = ("service", "event", "logged", "would be")
-    print_table(columns, kinds, title=f"What would have been decided more or less often{where}")
+    print_table(columns, kinds, title="What would have been decided more or less often")
     standings = [(each.service, each.standing) for each in told if each.standing is not None]
     counts = [
         (service, kind, each.alike, each.changed, each.gone, each.new)
@@ -309,7 +289,7 @@ def _tell_whatif(place: Place, told: Sequence[Derived], most: int) -> None:
         for kind, each in sorted(counted.items())
     ]
     columns = ("service", "kind", "as it is", "would change", "would not be", "would be new")
-    print_table(columns, counts, title=f"Who and what would change{where}")
+    print_table(columns, counts, title="Who and what would change")
     listed = [
         (each.key, _spoken(each.path) or "(whole)", each.live, each.replayed)
         for _, standing in standings
@@ -331,13 +311,13 @@ def _spoken(path: str) -> str:
 
 
 @click.command("rebuild")
-@click.argument("service")
+@click.argument("log", type=LOG)
 @click.option("--check", is_flag=True, help="Only compare; leave the tables as they are.")
 @click.option("--repair", is_flag=True, help="Switch also where the live state differs, once the whole log was proved.")
 @_place_options
 @data_option
 def rebuild_command(
-    service: str,
+    log: str,
     *,
     check: bool,
     repair: bool,
@@ -351,7 +331,8 @@ def rebuild_command(
 
     The tables beside the log are made anew by deciding the whole log again, ingestion's out of its own log; the service
     may run. Where an event would be decided otherwise, or the live state differs from the rebuilt one, nothing is
-    switched, and the first difference is named. SERVICE: ingestion, identity, journey, feedback or scoring.
+    switched, and the first difference is named. LOG: ingestion (of several partitions ingestion-101, ...), identity,
+    journey, feedback or scoring; a log that others followed can be compared with --check (ingestion-0).
 
     \b
     Examples:
@@ -363,11 +344,12 @@ def rebuild_command(
     Exit codes: 0 switched, or with --check the same; 2 a setting is wrong, or the log cannot be decided again; 3 a
     store is away; 4 refused: something differs.
     """
-    (chosen,) = _services((service,), (*derivable(), *projectable()), "rebuilt")
+    _services((service_of(log),), (*derivable(), *projectable()), "rebuilt")
     with _failures():
-        places = _places([data_folder(data)], from_environment=from_environment, work=work, name="rebuild")
+        place = _place(data, from_environment=from_environment, work=work, name="rebuild")
+        chosen = place.installation.partitioning.log(log, SERVICES, earlier=True)
         doing = partial(rebuild, check=check, repair=repair)
-        (found,) = _done(doing, places, [places[0].unit(chosen)], 1, fresh=fresh)
+        (found,) = _done(doing, place, [place.unit(chosen)], 1, fresh=fresh)
     _report_rebuilt(found, output, check=check)
     if found.refused:
         raise SystemExit(DIFFERENCE)

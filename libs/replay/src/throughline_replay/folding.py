@@ -8,7 +8,7 @@ import pickle
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from typing import Final
 import grpc
 
 from throughline_eventlog import StoreSettings, open_store
+from throughline_eventlog.partitions import service_of
 from throughline_replay.comparing import Comparison, compare_client, compare_with_live
 from throughline_replay.deriving import Progress
 from throughline_replay.parallel import each_apart
@@ -34,7 +35,7 @@ APART: Final = 250_000
 
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """One service's log to fold, up to a position, and what of the live state to hold it against.
+    """One log to fold, by its name, up to a position, and what of the live state to hold it against.
 
     The events come from the service at the address, or from a file. `as_of`: an instant in microseconds since epoch (0:
     now) of which there is no live state to compare with. `key`: only aggregates whose key ends in it are compared.
@@ -42,7 +43,7 @@ class Folding:
     `credentials`: what the service is called with.
     """
 
-    service: str
+    log: str
     address: str
     position: int
     kept: Path
@@ -51,6 +52,11 @@ class Folding:
     key: str | None = None
     metadata: Sequence[tuple[str, str]] = ()
     credentials: CallerCredentials = IN_THE_CLEAR
+
+    @property
+    def service(self) -> str:
+        """Whose log it is."""
+        return service_of(self.log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ def fold(asked: Folding, progress: Progress) -> Comparison | Folded | None:
     with (
         ServiceLog(asked.service, asked.address, asked.metadata, asked.credentials) as live,
         _source(asked, live) as source,
-        _told_by(asked.service),
+        _told_by(asked.log),
     ):
         keeping = _Keeping(asked, source)
         replayed = keeping.resumed() or Replayed(make_folds([asked.service])[asked.service])
@@ -111,13 +117,13 @@ def fold(asked: Folding, progress: Progress) -> Comparison | Folded | None:
             keeping.keep(replayed)
             raise
         if asked.as_of:
-            found = Folded(asked.service, replayed.position, replayed.events, replayed.digest())
+            found = Folded(asked.log, replayed.position, replayed.events, replayed.digest())
         elif asked.key is None:
             found = compare_with_live(replayed, source, live)
         else:
             found = compare_client(replayed, source, live, asked.key)
         keeping.forget()
-        return found
+        return None if found is None else replace(found, service=asked.log)
 
 
 @contextmanager
@@ -133,11 +139,11 @@ def _source(asked: Folding, live: ServiceLog) -> Generator[EventSource]:
 
 
 @contextmanager
-def _told_by(service: str) -> Generator[None]:
+def _told_by(log: str) -> Generator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise StoreAwayError(f"{service}: {said(error)}") from error
+        raise StoreAwayError(f"{log}: {said(error)}") from error
 
 
 class _Keeping:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from throughline.identity.v1 import events_pb2 as identity_events
+from throughline_eventlog.partitions import service_of
 from throughline_kernel import Fold, Recorded
 from throughline_replay.replaying import SERVICES
 from throughline_replay.sources import EventSource
@@ -37,14 +38,14 @@ class HistoryEntry:
 def client_history(
     client_id: str, sources: Mapping[str, EventSource], folds: Mapping[str, Fold], as_of: int = 0
 ) -> list[HistoryEntry]:
-    """Everything the five logs hold about one client, in the order in which it happened.
+    """Everything the logs (by name) hold about one client, in the order in which it happened.
 
     Identity says which interactions are the client's; ingestion is then asked for exactly those.
     """
     about_client = {
-        service: list(sources[service].read(client_id=client_id, as_of=as_of))
-        for service in SERVICES
-        if service != "ingestion"
+        log: list(source.read(client_id=client_id, as_of=as_of))
+        for log, source in sources.items()
+        if service_of(log) != "ingestion"
     }
     interaction_ids = sorted(
         {
@@ -53,22 +54,24 @@ def client_history(
             if event.type in ATTRIBUTIONS
         }
     )
-    about_client["ingestion"] = [
-        event
-        for start in range(0, len(interaction_ids), IDS_PER_CALL)
-        for event in sources["ingestion"].read(
-            interaction_ids=interaction_ids[start : start + IDS_PER_CALL], as_of=as_of
-        )
-    ]
+    about_client |= {
+        log: [
+            event
+            for start in range(0, len(interaction_ids), IDS_PER_CALL)
+            for event in source.read(interaction_ids=interaction_ids[start : start + IDS_PER_CALL], as_of=as_of)
+        ]
+        for log, source in sources.items()
+        if service_of(log) == "ingestion"
+    }
     return _merge(about_client, folds)
 
 
 def interaction_history(
     interaction_id: str, sources: Mapping[str, EventSource], folds: Mapping[str, Fold], as_of: int = 0
 ) -> list[HistoryEntry]:
-    """Everything the five logs hold about one interaction, in the order in which it happened."""
+    """Everything the logs (by name) hold about one interaction, in the order in which it happened."""
     return _merge(
-        {service: list(sources[service].read(interaction_ids=[interaction_id], as_of=as_of)) for service in SERVICES},
+        {log: list(source.read(interaction_ids=[interaction_id], as_of=as_of)) for log, source in sources.items()},
         folds,
     )
 
@@ -79,14 +82,14 @@ def _merge(events: Mapping[str, Iterable[Recorded]], folds: Mapping[str, Fold]) 
         HistoryEntry(
             event.occurred_at,
             event.recorded_at,
-            service,
+            log,
             event.position,
             event.type.rpartition(".")[2],
             event.event_id.hex(),
-            folds[service].describe(event),
+            folds[service_of(log)].describe(event),
         )
-        for service, logged in events.items()
+        for log, logged in events.items()
         for event in logged
     ]
-    entries.sort(key=lambda entry: (entry.occurred_at, order[entry.service], entry.position))
+    entries.sort(key=lambda entry: (entry.occurred_at, order[service_of(entry.service)], entry.position))
     return entries

@@ -1,4 +1,4 @@
-"""Several logs folded or decided again at once, each in a process of its own: one a service and partition."""
+"""Several logs folded or decided again at once, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from throughline_replay.replaying import UnknownServiceError
 from throughline_replay.units import DerivationError, StoreAwayError
 
 
-class OfService(Protocol):
-    """What is to be done with one service's log."""
+class OfLog(Protocol):
+    """What is to be done with one log."""
 
     @property
-    def service(self) -> str:
-        """The service."""
+    def log(self) -> str:
+        """The log's name."""
         ...
 
 
 R = TypeVar("R")
-U = TypeVar("U", bound=OfService)
+U = TypeVar("U", bound=OfLog)
 
 LOOK_SECONDS: Final = 0.2
 
@@ -75,4 +75,4 @@ def _work(work: Callable[[U, Progress], R], index: int, unit: U) -> R:
         raise StoreAwayError(error.message) from error
     except (Refusal, UnknownServiceError, SettingsError, PrivacySettingsError, ValueError) as error:
         # A refusal does not survive the way between processes; its sentence does.
-        raise DerivationError(f"{unit.service}: {error}") from error
+        raise DerivationError(f"{unit.log}: {error}") from error

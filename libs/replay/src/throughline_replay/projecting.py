@@ -32,20 +32,18 @@ class Projector:
 
     def __init__(self, open_things: ExitStack, unit: Unit) -> None:
         self.projection = cast("Projection", _offered()[unit.service].load()())
-        self.own = self._open(open_things, unit.stores[unit.service], ())
+        self.own = self._open(open_things, unit.stores[unit.log], ())
         beside = StoreSettings.sqlite(unit.service, unit.work)
         self.beside = self._open(open_things, beside, (PROGRESS,))
         self._code = unit.code
-        self._done = Derived(unit.service)
+        self._done = Derived(unit.log)
         with self.beside.snapshot() as reader:
             kept = reader.get(PROGRESS, _KEY)
         if kept is not None:
             code, position, events = json.loads(kept)
             if code != self._code:
-                raise DerivationError(
-                    f"the store beside {unit.service} was begun by other code: begin anew, with --fresh"
-                )
-            self._done = Derived(unit.service, position, events, events)
+                raise DerivationError(f"the store beside {unit.log} was begun by other code: begin anew, with --fresh")
+            self._done = Derived(unit.log, position, events, events)
 
     def advance(self, own: Reader, progress: Progress | None = None) -> Derived:
         """Goes on, up to where this view of the log ends."""

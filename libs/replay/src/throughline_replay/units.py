@@ -1,4 +1,4 @@
-"""What is decided again, and who decides it: a service's log of one partition, and the service's own handlers."""
+"""What is decided again, and who decides it: a service's log, and the service's own handlers."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from pathlib import Path
 from typing import cast
 
 from throughline_eventlog import Derivation, StoreSettings
+from throughline_eventlog.partitions import service_of
 from throughline_replay.replaying import UnknownServiceError, code_of
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One service's log of one partition to decide again, with all that is needed for it.
+    """One log to decide again, by its name, with all that is needed for it.
 
-    `stores` are the logs by service; `env` has the installation's keys as the service's own environment would; `work`
-    is the file of the store beside; `instead` a serialised rule to try (see the service's `derivation`); `named` the
-    keys of state (by their ends) to look at alone, all where it is empty; `after` what is decided again before, and
-    taken in the place of what the logs of these services have.
+    `stores` are all logs by their names, those that others followed too; `env` has the installation's keys as the
+    service's own environment would; `work` is the file of the store beside; `instead` a serialised rule to try (see
+    the service's `derivation`); `named` the keys of state (by their ends) to look at alone, all where it is empty;
+    `after` what is decided again before, and taken in the place of what those logs have.
     """
 
-    service: str
+    log: str
     stores: Mapping[str, StoreSettings]
     env: Mapping[str, str] = field(repr=False)
     work: Path
     instead: bytes = b""
     named: tuple[str, ...] = ()
     after: tuple[Unit, ...] = ()
+
+    @property
+    def service(self) -> str:
+        """Whose log it is."""
+        return service_of(self.log)
 
     @property
     def code(self) -> str:

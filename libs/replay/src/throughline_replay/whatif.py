@@ -77,5 +77,5 @@ def _units(first: Unit) -> tuple[Unit, ...]:
     units = [first]
     for service in FOLLOWING[first.service]:
         work = first.work.with_name(f"{service}.db")
-        units.append(replace(first, service=service, work=work, instead=b"", after=tuple(units)))
+        units.append(replace(first, log=service, work=work, instead=b"", after=tuple(units)))
     return tuple(units)

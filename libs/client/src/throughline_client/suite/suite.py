@@ -303,21 +303,22 @@ class Suite:
             self.partitioning = read_partitioning(self.folder)
         except SettingsError as error:
             raise SuiteError(str(error)) from error
-        before, self.addresses = self.addresses, {}
-        metrics, self.metrics = self.metrics, {}
+        addresses, metrics = dict[str, str](), dict[str, str]()
         for index, service in enumerate(self.services):
             place = SERVICES.index(service) if service in SERVICES else index
             for at, name in enumerate(self.partitioning.logs([service])):
                 port, measured = (FURTHER + at, FURTHER_METRICS + at) if at else (place, METRICS + place)
-                self.addresses[name] = before.get(name) or f"{HOST}:{self._port(port)}"
-                self.metrics[name] = metrics.get(name) or f"{HOST}:{self._port(measured)}"
-                self.addresses.setdefault(service, self.addresses[name])
+                addresses[name] = self.addresses.setdefault(name, f"{HOST}:{self._port(port)}")
+                metrics[name] = self.metrics.setdefault(name, f"{HOST}:{self._port(measured)}")
+                addresses.setdefault(service, addresses[name])
+        self.addresses, self.metrics = addresses, metrics
 
     def _port(self, offset: int) -> int:
         if self.port_base:
             return self.port_base + offset
         # A port is free until somebody listens there: the system may name one twice.
-        named = {at.rpartition(":")[2] for at in (*self.addresses.values(), *self.metrics.values())}
+        bus = () if self._bus is None else (self._bus.url,)
+        named = {at.rpartition(":")[2] for at in (*self.addresses.values(), *self.metrics.values(), *bus)}
         while str(port := free_port(HOST)) in named:
             pass
         return port

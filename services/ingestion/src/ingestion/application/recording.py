@@ -19,6 +19,7 @@ from ingestion.domain.accounting import Tally, Verdict
 from ingestion.domain.deciding import Judgement, Known, Offer, Said, judge, tally
 from ingestion.domain.registry import Registry
 from throughline_eventlog import NewEvent, Transaction
+from throughline_eventlog.partitions import opening_stream
 from throughline_kernel import hex_id
 
 RECORDED: Final = "throughline.ingestion.v1.InteractionRecorded"
@@ -32,7 +33,7 @@ PARTITION_OPENED: Final = "throughline.ingestion.v1.PartitionOpened"
 
 REGISTRY_STREAM: Final = bytes.fromhex(hex_id("ingestion.registry"))
 ACCOUNT_STREAM: Final = bytes.fromhex(hex_id("ingestion.account"))
-PARTITION_STREAM: Final = bytes.fromhex(hex_id("ingestion.partition"))
+PARTITION_STREAM: Final = opening_stream("ingestion")
 
 
 def source_stream(source: str) -> bytes:
