@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from throughline_eventlog import Partitioning, SettingsError, StoreSettings
 from throughline_eventlog.partitions import MOST_PARTITIONS, generation_of, index_of, listed, owner
 
-COUNTS = st.lists(st.integers(1, MOST_PARTITIONS), min_size=1, max_size=6)
+COUNTS = st.lists(st.integers(1, MOST_PARTITIONS), max_size=5).map(lambda later: [1, *later])
 OWNERS = {
     "web": (0, 1, 2, 3, 6),
     "app": (0, 0, 2, 2, 60),
@@ -85,6 +85,7 @@ def test_where_nothing_is_said_every_service_has_one_partition() -> None:
     [
         ("ingest=2", "names 'ingest', which is no service (ingestion, identity"),
         ("ingestion=1,ingestion=2", "names ingestion twice"),
+        ("ingestion=2", "begins with 2 for ingestion, and every installation begins with one partition"),
         ("ingestion", "has 'ingestion': give the count"),
         ("ingestion=", "has 'ingestion=': give the count"),
         ("ingestion=1:0", "has 'ingestion=1:0': give the count"),

@@ -14,7 +14,7 @@ from throughline_eventlog import BusSettings, NatsServer, StoreSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ingestion_world import StartIngestion, World, settings_for
+from ingestion_world import StartIngestion, World, open_partition, settings_for
 
 
 @pytest_asyncio.fixture
@@ -25,10 +25,12 @@ async def start(
     nats_server.start()
     started: list[World] = []
 
-    async def starting(*, publish: bool = True, **more: Any) -> World:
+    async def starting(*, publish: bool = True, opened: bool = True, **more: Any) -> World:
         bus = BusSettings(nats_server.url, prefix=stream_prefix)
         settings = replace(settings_for(tmp_path, store_settings("ingestion"), bus), **more)
         settings = replace(settings, store=settings.store.of_partition(settings.host.partition))
+        if opened:
+            open_partition(settings)
         world = await World.start(settings, publish=publish)
         started.append(world)
         return world

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 
 import grpc.aio
 
+from ingestion.adapters.tables import TABLES
+from ingestion.application.parting import make_parting
 from ingestion.application.replay import make_fold
 from ingestion.bootstrap import Ingestion, build
 from ingestion.settings import Settings
 from throughline.eventlog.v1 import eventlog_pb2, eventlog_pb2_grpc
 from throughline.ingestion.v1 import ingestion_pb2, ingestion_pb2_grpc, interaction_pb2
-from throughline_eventlog import BusSettings, StoreSettings
+from throughline_eventlog import BusSettings, StoreSettings, open_store
+from throughline_eventlog.partitions import opening_stream
 from throughline_kernel import combine_digests, digest
 from throughline_privacy import PrivacySettings, create_keys
 from throughline_rpc import HostSettings, open_channel
@@ -53,6 +56,18 @@ def settings_for(folder: Path, store: StoreSettings, bus: BusSettings) -> Settin
             {"THROUGHLINE_KEYS_FILE": str(keys), "THROUGHLINE_KEY_STORE": str(folder / "keys.db")}
         ),
     )
+
+
+def open_partition(settings: Settings) -> None:
+    """What a change of the number of partitions leaves in each new log, here of an empty one."""
+    number, count = settings.host.partition, settings.host.partitioning.count("ingestion")
+    if not number:
+        return
+    store = open_store(settings.store, tables=TABLES)
+    with store.transaction() as tx:
+        if not tx.read_stream(opening_stream("ingestion")):
+            tx.append([make_parting().opened(number, count, [], tx.now)])
+    store.close()
 
 
 @dataclass
@@ -137,6 +152,6 @@ class World:
 class StartIngestion(Protocol):
     """Starts the test's ingestion, or the same one once more; with other settings where some are given."""
 
-    def __call__(self, *, publish: bool = True, **more: Any) -> Awaitable[World]:
-        """With or without a bus."""
+    def __call__(self, *, publish: bool = True, opened: bool = True, **more: Any) -> Awaitable[World]:
+        """With or without a bus; its log opened as a partition's, where it is one of several."""
         ...

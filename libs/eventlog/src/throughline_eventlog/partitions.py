@@ -195,6 +195,10 @@ def _check_counts(service: str, counts: Sequence[int], where: str) -> None:
             f"{where} gives {service} other partitions than the one that it has since ever: it is not parted, because "
             f"{WHOLE[service]}; of the services {' and '.join(PARTED)} can be"
         )
+    if counts[0] != 1:
+        raise SettingsError(
+            f"{where} begins with {counts[0]} for {service}, and every installation begins with one partition: {_FORM}"
+        )
     for count in counts:
         if not 1 <= count <= MOST_PARTITIONS:
             raise SettingsError(f"{where} gives {service} {count} partitions: give 1 to {MOST_PARTITIONS}")

@@ -22,6 +22,7 @@ from ingestion.adapters.tables import TABLES, StoreTables
 from ingestion.adapters.wire import Parter
 from ingestion.application.comparing import LiveState
 from ingestion.application.forgetting import ForgetPersonas
+from ingestion.application.parting import check_opened
 from ingestion.application.ports import Peer
 from ingestion.application.queries import Queries
 from ingestion.application.quotas import Quotas
@@ -75,6 +76,7 @@ def build(settings: Settings) -> Ingestion:
     Raises: UnavailableError, SettingsError, HostSettingsError, NewerLogError.
     """
     store = open_store(settings.store, tables=TABLES)
+    check_opened(store, settings.host.partitioning, settings.host.partition)
     vault = open_vault(settings.privacy)
     observer = BatchObserver()
     writer = Writer(store, group_weight=GROUP_EVENTS, observer=observer)

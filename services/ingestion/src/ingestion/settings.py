@@ -47,6 +47,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
         """Reads the settings. Raises: HostSettingsError, SettingsError, PrivacySettingsError, naming the variable."""
         host = HostSettings.from_env(SERVICE, env, default_port=DEFAULT_PORT)
+        peers = _peers(env, host)
         return cls(
             host=host,
             store=StoreSettings.from_env(SERVICE, env).of_partition(host.partition),
@@ -59,15 +60,18 @@ class Settings:
                 _number(env, QUOTA_BURST, DEFAULT_BURST, 0.1),
             ),
             quotas_file=Path(file) if (file := env.get(QUOTAS_FILE, "").strip()) else None,
-            peers=_peers(env, host),
-            peer_credentials=CallerCredentials.from_env(env, service=SERVICE),
+            peers=peers,
+            peer_credentials=CallerCredentials.from_env(env, service=SERVICE) if peers else IN_THE_CLEAR,
         )
 
 
 def _peers(env: Mapping[str, str], host: HostSettings) -> Sequence[str]:
+    # One that is alone calls nobody.
     peers = [address.strip() for address in env.get(PEERS, "").split(",") if address.strip()]
     numbers = host.partitioning.in_force(SERVICE)
-    if len(peers) == len(numbers) or (len(numbers) == 1 and not peers):
+    if len(numbers) == 1 and len(peers) <= 1:
+        return ()
+    if len(peers) == len(numbers):
         return peers
     listed = ", ".join(map(str, numbers))
     raise SettingsError(

@@ -23,7 +23,7 @@ from throughline_eventlog.partitions import owner
 from throughline_proof import SigningKey
 from throughline_rpc import Caller, HostSettings, RemoteRefusal, decode_error, open_channel
 
-TWO = Partitioning.parse("ingestion=2")
+TWO = Partitioning.parse("ingestion=1:2")
 HERE = next(name for name in ("till", "web", "app", "kiosk") if owner(name, 2) == 0)
 THERE = next(name for name in ("till", "web", "app", "kiosk") if owner(name, 2) == 1)
 
@@ -39,7 +39,11 @@ class Pair:
     async def start(self, number: int, **more: Any) -> World:
         """Serves one of them."""
         host = HostSettings(
-            "ingestion", number, TWO, port=int(self.peers[number].rpartition(":")[2]), health_interval_seconds=0.05
+            "ingestion",
+            TWO.in_force("ingestion")[number],
+            TWO,
+            port=int(self.peers[number].rpartition(":")[2]),
+            health_interval_seconds=0.05,
         )
         return await self._start(publish=False, host=host, peers=self.peers, **more)
 
@@ -209,9 +213,9 @@ async def test_where_one_is_away_the_call_is_to_be_sent_again(pair: Pair) -> Non
     request = ingestion_pb2.RecordInteractionsRequest(interactions=both([1]))
     refusal = await refused(first.ingestion.RecordInteractions(request))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "PARTITION_UNAVAILABLE")
-    assert refusal.metadata["partition"] == "1"
+    assert refusal.metadata["partition"] == "101"
     assert await first.verdicts(event(2, source=HERE)) == [RECORDED]
-    assert (await refused(first.ingestion.GetTallies(ingestion_pb2.GetTalliesRequest()))).metadata["partition"] == "1"
+    assert (await refused(first.ingestion.GetTallies(ingestion_pb2.GetTalliesRequest()))).metadata["partition"] == "101"
     pair.worlds[1] = await pair.start(1)
     counted = await IngestionClient(first.channel).record_many(both([1, 2]), batch=4)
     assert (counted.recorded, counted.duplicate) == (2, 2)
@@ -234,22 +238,35 @@ async def test_a_quota_holds_where_the_source_is(start: StartIngestion) -> None:
 async def test_only_a_partition_is_passed_anything_and_only_what_is_meant_for_it(pair: Pair) -> None:
     """A channel system may not skip what its own call is held to; another number of partitions decides nothing."""
     part = partition_pb2.RecordPartRequest(interactions=[event(1, source=HERE)], size=1)
-    meant = ("throughline-partition", "0/2")
+    meant = ("throughline-partition", "100/2")
     for role, metadata, code, reason in (
         ("channel", (meant,), grpc.StatusCode.PERMISSION_DENIED, "ROLE_FORBIDS"),
         ("service", (), grpc.StatusCode.FAILED_PRECONDITION, "PARTITION_MISMATCH"),
-        ("service", ((meant[0], "0/3"),), grpc.StatusCode.FAILED_PRECONDITION, "PARTITION_MISMATCH"),
+        ("service", ((meant[0], "100/3"),), grpc.StatusCode.FAILED_PRECONDITION, "PARTITION_MISMATCH"),
     ):
         async with open_channel(pair.peers[0], metadata=(*Caller("x", role).metadata(), *metadata)) as channel:
             refusal = await refused(partition_pb2_grpc.PartitionServiceStub(channel).RecordPart(part))
             assert (refusal.code, refusal.reason) == (code, reason)
     assert await pair.worlds[0].tallies() == {}
     await pair.worlds[1].stop()
-    three = Partitioning.parse("ingestion=3")
-    host = HostSettings("ingestion", 1, three, port=int(pair.peers[1].rpartition(":")[2]))
-    await pair._start(publish=False, host=host, peers=[*pair.peers, "127.0.0.1:9"])
+    later = Partitioning.parse("ingestion=1:2:2")
+    host = HostSettings("ingestion", 201, later, port=int(pair.peers[1].rpartition(":")[2]))
+    await pair._start(publish=False, host=host, peers=pair.peers)
     refusal = await refused(pair.worlds[0].record(event(1, source=THERE)))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "PARTITION_MISMATCH")
+
+
+async def test_a_log_that_no_change_has_made_is_not_written(start: StartIngestion) -> None:
+    """Nothing would be known of what the logs before it have: what was reported there would be recorded again."""
+    host, peers = HostSettings("ingestion", 101, TWO), ["127.0.0.1:1", "127.0.0.1:2"]
+    with pytest.raises(
+        SettingsError, match="is ingestion=1:2, and the log of partition 101 was not opened as one of 2"
+    ):
+        await start(publish=False, opened=False, host=host, peers=peers)
+    await start(publish=False, host=host, peers=peers)
+    other = HostSettings("ingestion", 101, Partitioning.parse("ingestion=1:3"))
+    with pytest.raises(SettingsError, match="was not opened as one of 3: set it to what `throughline partitions show`"):
+        await start(publish=False, host=other, peers=[*peers, "127.0.0.1:3"])
 
 
 def test_who_has_a_source_is_found_without_reading_more() -> None:

@@ -7,11 +7,30 @@ from typing import Final
 
 from ingestion.application import recording
 from throughline.ingestion.v1 import events_pb2
-from throughline_eventlog import NewEvent, Predecessor
+from throughline_eventlog import PARTITIONS, NewEvent, Partitioning, Predecessor, SettingsError, Store
+from throughline_eventlog.partitions import generation_of
 from throughline_kernel import Recorded
 
 _EVERYWHERE: Final = ("channel/", "source/")
 _REGISTRY: Final = frozenset({recording.CHANNEL_REGISTERED, recording.SOURCE_REGISTERED})
+
+
+def check_opened(store: Store, partitioning: Partitioning, number: int) -> None:
+    """Refuses to write a log of a later generation that no change of the number of partitions has made: whoever told it
+    so would have forgotten all that the earlier ones know. Raises: SettingsError.
+    """
+    if generation_of(number) == 0:
+        return
+    count = partitioning.count(IngestionParting.service)
+    with store.snapshot() as reader:
+        opening = reader.read_stream(recording.PARTITION_STREAM)
+    opened = events_pb2.PartitionOpened.FromString(opening[-1].payload) if opening else events_pb2.PartitionOpened()
+    if (opened.number, opened.count) != (number, count):
+        raise SettingsError(
+            f"{PARTITIONS} is {partitioning.write()}, and the log of partition {number} was not opened as one of "
+            f"{count}: set it to what `throughline partitions show` says, or make the change with `throughline "
+            f"partitions set {IngestionParting.service} {count}`, which loses nothing"
+        )
 
 
 def make_parting() -> IngestionParting:
