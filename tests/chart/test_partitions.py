@@ -194,6 +194,10 @@ def test_nothing_scales_a_service_up_whose_log_is_being_parted() -> None:
             "add certificate to auth.by",
         ),
         (
+            changed(VALUES["partitioned"], auth={"by": []}, tls__clientCertificates="none", k8sClient__enabled=False),
+            "set tls.clientCertificates to required",
+        ),
+        (
             changed(VALUES["partitioned"], auth__callers={"till": {"roles": ["channel"]}}),
             "add that of ingestion, with roles [service]",
         ),

@@ -159,6 +159,9 @@ is refused by values.schema.json.
 {{- if (include "throughline.settings" (dict "root" $ "service" "ingestion") | fromYaml).autoscaling.enabled }}
 {{- fail "ingestion has several partitions, and autoscaling.enabled: an autoscaler scales one log's pods, not several; set services.ingestion.autoscaling.enabled to false, and replicas for each partition" }}
 {{- end }}
+{{- if and $values.tls.enabled (ne $values.tls.clientCertificates "required") }}
+{{- fail "ingestion has several partitions, which call each other over TLS and must know whom they call: set tls.clientCertificates to required, so that the ca.crt is given to them" }}
+{{- end }}
 {{- with $values.auth }}
 {{- if and .by (not (has "certificate" .by)) }}
 {{- fail "ingestion has several partitions, which call each other and prove themselves by certificates of the role service: add certificate to auth.by (and set tls.enabled, and tls.clientCertificates to required)" }}

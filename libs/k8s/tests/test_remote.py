@@ -177,6 +177,26 @@ def test_port_forwarding_gives_every_other_command_its_services(run: Run, served
     assert (result.exit_code, "no pod of journey is ready" in result.stderr) == (3, True), result.output
 
 
+def test_port_forwarding_reaches_each_partition(run: Run, served: KubeApi) -> None:
+    """Of several the commands are told which there are, and where each is; pods that disagree are refused."""
+    (name,) = (name for of, name in served.objects if of == "pods" and "ingestion" in name)
+    pods = [served.objects["pods", name], json.loads(json.dumps(served.objects["pods", name]))]
+    served.objects["pods", f"{name}-beside"] = pods[1]
+    for pod, number in zip(pods, (100, 101), strict=True):
+        environment = next(each for each in pod["spec"]["containers"] if each["name"] == "ingestion")["env"]
+        environment += [
+            {"name": "THROUGHLINE_PARTITIONS", "value": "ingestion=1:2"},
+            {"name": "THROUGHLINE_PARTITION", "value": str(number)},
+        ]
+    pods[1]["metadata"]["name"] = f"{name}-beside"
+    script = "import os; print(os.environ['THROUGHLINE_PARTITIONS'], os.environ['THROUGHLINE_INGESTION_PEERS'])"
+    result = run("port-forward", "--port-base", "0", "--", sys.executable, "-c", f"{script}; raise SystemExit(7)")
+    assert result.exit_code == 7, result.output
+    environment[-2]["value"] = "ingestion=1:3"
+    result = run("port-forward", "--port-base", "0", "--", sys.executable, "-c", script)
+    assert (result.exit_code, "are told different partitions" in result.stderr) == (3, True), result.output
+
+
 def test_the_doctor_asks_the_services_themselves(run: Run, served: KubeApi) -> None:
     """Five real services and a real bus behind the pods: nothing is wrong, and all five say their version."""
     result = run("doctor", "--output", "json")

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from throughline_client.commands.running import BAD_INPUT, FAULT, Failure, output_option, tell
+from throughline_client.commands.running import BAD_INPUT, FAULT, UNAVAILABLE, Failure, output_option, tell
 from throughline_client.commands.showing import print_json, print_table, when
-from throughline_client.endpoints import SERVICES, address_variable
+from throughline_client.endpoints import PEERS, SERVICES, address_variable
+from throughline_eventlog import PARTITIONS, Partitioning
 from throughline_k8s.findings import Finding, findings
 from throughline_k8s.jobs import OUTPUT, Asked, NotHereError, in_the_cluster
-from throughline_k8s.release import Pod, Snapshot, selector
+from throughline_k8s.release import PARTITION, Pod, Snapshot, selector
 
 if TYPE_CHECKING:
     # Loads the client of Kubernetes; every command would.
@@ -227,7 +228,7 @@ def _terminated_as_interrupted() -> Generator[None]:
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def port_forward(*, cluster: Cluster, release: str, port_base: int, command: tuple[str, ...]) -> None:
-    """Reach the five services from this machine, until Ctrl-C.
+    """Reach the five services from this machine, until Ctrl-C; of ingestion each partition, from +5 on.
 
     Prints the variables by which every other command finds them; with a COMMAND it runs that with them set, and ends
     with it. Each new connection goes to a pod that is ready then, so that a rolling upgrade is outlived.
@@ -253,6 +254,18 @@ def port_forward(*, cluster: Cluster, release: str, port_base: int, command: tup
             )
             open_things.enter_context(forward)
             addresses[address_variable(service)] = forward.address
+        partitioning = partitions_of(cluster, release)
+        if text := partitioning.write():
+            addresses[PARTITIONS] = text
+        numbers = partitioning.in_force("ingestion")
+        if len(numbers) > 1:
+            peers: list[str] = []
+            for index, number in enumerate(numbers, len(SERVICES)):
+                leads = functools.partial(to_ready_pod, cluster, release, "ingestion", number)
+                forward = Forward(leads, port_base + index if port_base else 0, tell)
+                open_things.enter_context(forward)
+                peers.append(forward.address)
+            addresses[PEERS] = ",".join(peers)
         if command:
             code = subprocess.run(command, env={**os.environ, **addresses}, check=False).returncode
             raise click.exceptions.Exit(code if code >= 0 else 128 - code)
@@ -270,15 +283,35 @@ def _until_asked() -> None:
     asked.wait()
 
 
+def partitions_of(cluster: Cluster, release: str) -> Partitioning:
+    """In how many partitions the pods of ingestion are told that their log stands. Raises: ClusterError, Failure."""
+    from throughline_k8s import reading  # noqa: PLC0415 -- loads the parser of metrics
+    from throughline_k8s.cluster import PODS  # noqa: PLC0415 -- loads the client of Kubernetes
+
+    pods: list[Pod] = [reading.pod(each) for each in cluster.listed(PODS, selector(release, "ingestion"))]
+    told = {each.told(PARTITIONS) for each in pods if each.reachable}
+    if len(told) > 1:
+        raise Failure(
+            "pods of ingestion are told different partitions; `throughline k8s doctor` says which", UNAVAILABLE
+        )
+    return Partitioning.parse(next(iter(told), ""))
+
+
 @contextmanager
-def to_ready_pod(cluster: Cluster, release: str, service: str) -> Generator[Tunnel]:
-    """A tunnel to a pod of a service that is ready now. Raises: ClusterError."""
+def to_ready_pod(cluster: Cluster, release: str, service: str, partition: int | None = None) -> Generator[Tunnel]:
+    """A tunnel to a pod of a service, or of one of its partitions, that is ready now. Raises: ClusterError."""
     from throughline_k8s import reading  # noqa: PLC0415 -- loads the parser of metrics
     from throughline_k8s.cluster import PODS, ClusterError  # noqa: PLC0415 -- loads the client of Kubernetes
 
     pods: list[Pod] = [reading.pod(each) for each in cluster.listed(PODS, selector(release, service))]
-    ready = [(each.name, port) for each in pods if each.ready and each.reachable and (port := each.port(GRPC))]
+    ready = [
+        (each.name, port)
+        for each in pods
+        if each.ready and each.reachable and (port := each.port(GRPC))
+        if partition is None or each.told(PARTITION) == str(partition)
+    ]
     if not ready:
-        raise ClusterError(f"no pod of {service} is ready; `throughline k8s doctor` says why")
+        of = service if partition is None else f"partition {partition} of {service}"
+        raise ClusterError(f"no pod of {of} is ready; `throughline k8s doctor` says why")
     with cluster.tunnel(*ready[0]) as tunnel:
         yield tunnel

@@ -11,6 +11,7 @@ from throughline_eventlog import PARTITIONS, Partitioning, SettingsError
 from throughline_eventlog.partitions import listed
 from throughline_eventlog.settings import UNSAFE
 from throughline_k8s.release import (
+    PARTITION,
     PROBES,
     SERVICES,
     Bus,
@@ -24,7 +25,6 @@ from throughline_k8s.release import (
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("fault", "warning", "note")
 
-PARTITION: Final = "THROUGHLINE_PARTITION"
 OLDEST_KUBERNETES: Final = (1, 32)
 OUTBOX_SECONDS: Final = 60.0
 LAG_MESSAGES: Final = 100

@@ -13,6 +13,8 @@ RELEASE_LABEL: Final = "app.kubernetes.io/instance"
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 VERSION_LABEL: Final = "app.kubernetes.io/version"
 CHART_LABEL: Final = "helm.sh/chart"
+PARTITION: Final = "THROUGHLINE_PARTITION"
+"""Which of its service's partitions a pod serves."""
 PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
@@ -71,6 +73,10 @@ class Pod:
     def reachable(self) -> bool:
         """Whether it can be asked something."""
         return self.phase == "Running" and not self.leaving
+
+    def told(self, variable: str) -> str:
+        """What the container that serves is told by a variable, in the clear; empty where nothing."""
+        return next((each.environment.get(variable, "") for each in self.containers if each.name == self.component), "")
 
     def port(self, name: str) -> int | None:
         """The number of a port by its name, None where no container names it."""
