@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from guarded import Guarded
 from line import Line, connect, identifier, interaction
-from parted import SOURCES
+from parted import SOURCES, nothing
 
+from throughline.eventlog.v1 import eventlog_pb2
 from throughline.ingestion.v1 import ingestion_pb2
 from throughline_client.commands import main
+from throughline_client.installation import Installation, write_partitioning
+from throughline_client.sdk.ingestion import IngestionClient
 from throughline_client.suite import Suite
+from throughline_portability.parting import change_partitions
+from throughline_proof import SigningKeys
+from throughline_rpc import RemoteRefusal, open_channel
 
 pytestmark = pytest.mark.e2e
 
@@ -182,3 +191,49 @@ def test_all_of_it_is_exported_and_put_back(suite: Suite, run: Callable[..., Res
     whole = run("restore", str(backup), "--data", str(tmp_path / "whole"), *keys, code=2)
     assert "set THROUGHLINE_PARTITIONS=ingestion=1:2" in whole.stderr
     assert not (tmp_path / "whole" / "partitions").exists()
+
+
+async def test_partitions_prove_themselves_to_each_other(tmp_path: Path) -> None:
+    """Over TLS with certificates of both sides, in the role service; a channel is held to its sources at whichever
+    partition has them.
+    """
+    guarded = Guarded.make(tmp_path)
+    suite = replace(
+        guarded.suite,
+        services=("ingestion",),
+        environment={
+            **guarded.suite.environment,
+            "INGESTION_TOKEN_FILE": str(guarded.credentials("service").token_file),
+        },
+        credentials=guarded.credentials("admin"),
+    )
+    with suite:
+        pass
+    change_partitions(
+        Installation.in_folder(suite.folder),
+        "ingestion",
+        2,
+        keys=lambda: SigningKeys.of_file(suite.folder / "signing.keys"),
+        told=nothing,
+        keep=partial(write_partitioning, suite.folder),
+    )
+    offered = [interaction(number, source=source) for number, source in enumerate(SOURCES)]
+    with suite:
+        for log in suite.parts:
+            async with open_channel(suite.addresses[log], credentials=guarded.credentials("admin")) as channel:
+                ingestion = IngestionClient(channel)
+                assert (await ingestion.record_many(offered)).offered == len(offered)
+            bound = guarded.credentials("channel", sources=SOURCES[:1])
+            async with open_channel(suite.addresses[log], credentials=bound) as channel:
+                with pytest.raises(RemoteRefusal) as refused:
+                    await IngestionClient(channel).record_many(offered)
+                assert refused.value.reason == "SOURCE_FORBIDS"
+                assert (await IngestionClient(channel).record_many(offered[:1])).offered == 1
+        told = {tally.source: (tally.offered, tally.quarantined) for tally in await tallies(suite, guarded)}
+        assert told == {SOURCES[0]: (4, 4), **dict.fromkeys(SOURCES[1:], (2, 2))}
+
+
+async def tallies(suite: Suite, guarded: Guarded) -> list[eventlog_pb2.Tally]:
+    """What each source offered, as the first partition tells it."""
+    async with open_channel(suite.addresses["ingestion"], credentials=guarded.credentials("admin")) as channel:
+        return await IngestionClient(channel).tallies()
