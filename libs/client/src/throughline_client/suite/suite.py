@@ -21,7 +21,6 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from throughline_client.endpoints import PEERS, RUN_FILE, SERVICES, RunFile, read_run_file
-from throughline_client.installation import read_partitioning
 from throughline_eventlog.errors import SettingsError
 from throughline_eventlog.nats_server import NatsServer, NatsServerError, free_port, tied_to_parent
 from throughline_eventlog.partitions import PARTITIONS, Partitioning, number_of, service_of
@@ -299,6 +298,8 @@ class Suite:
 
     def _read_partitioning(self) -> None:
         """How the folder's services are parted now, and where each part listens."""
+        from throughline_client.installation import read_partitioning  # noqa: PLC0415 -- loads a database driver
+
         try:
             self.partitioning = read_partitioning(self.folder)
         except SettingsError as error:

@@ -47,13 +47,15 @@ class AllPartitions:
         self._owner_of = owner_of
 
     async def record(self, kind: Request, raw: bytes, turns: Turns | None = None) -> Accounted:
-        """See `Desk`. Over a quota nothing of what is the source's partition's counts as offered."""
+        """See `Desk`. Of what is over a quota nothing that is for the source's partition counts as offered."""
         parted = self._part(kind, raw)
         if parted.violations:
             return Accounted("", (), InvalidError.of(*parted.violations))
         check_own_sources(parted.sources)
         if set(parted.parts) <= {self._index}:
-            return await self._own.record(kind, raw, turns)
+            # Behind the parts of the batch before, which are begun one step later than their batch.
+            (accounted,) = await _all([self._own.record(kind, raw, turns)])
+            return accounted
         answers = await _all(self._recorded(index, part, turns) for index, part in parted.parts.items())
         results = [ingestion_pb2.InteractionResult()] * parted.size
         for part, answer in zip(parted.parts.values(), answers, strict=True):
