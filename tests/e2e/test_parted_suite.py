@@ -139,6 +139,20 @@ def test_what_a_client_did_is_proved_from_every_log(suite: Suite, run: Callable[
     history = [json.loads(line) for line in run("history", *whom, "--output", "json").stdout.splitlines()]
     done = {(each["interaction"]["source"], each["interaction"]["source_interaction_id"]) for each in history}
     assert done == {(SOURCES[number % 4], str(number)) for number in range(3, 2 * COUNT, 7)}
+    for log, interaction_id in ingested(run, suite):
+        run("audit", "interaction", interaction_id, "--to", str(tmp_path / "one.zip"), "--data", str(suite.folder))
+        verified = run("verify", str(tmp_path / "one.zip"), "--key", str(keys)).output
+        assert [each for each in LOGS[:3] if each in verified] == [log, "identity"]
+
+
+def ingested(run: Callable[..., Result], suite: Suite) -> Iterator[tuple[str, str]]:
+    """Of each partition's log the first interaction, which was taken over, and the last, which was not."""
+    for log in LOGS[:2]:
+        read = run("log", "read", log, "--output", "json", "--data", str(suite.folder)).stdout.splitlines()
+        events = [json.loads(line) for line in read]
+        (opened,) = [at for at, event in enumerate(events) if event["type"].endswith(".PartitionOpened")]
+        for some in (events[:opened], events[opened:][::-1]):
+            yield log, next(event["event_id"] for event in some if event["type"].endswith(".InteractionRecorded"))
 
 
 def test_every_log_is_replayed_and_decided_again(suite: Suite, run: Callable[..., Result], tmp_path: Path) -> None:

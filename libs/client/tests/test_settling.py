@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from throughline.eventlog.v1 import eventlog_pb2
-from throughline_client.endpoints import PEERS, SERVICES, EndpointError, Endpoints
+from throughline_client.endpoints import PEERS, SERVICES, EndpointError, Endpoints, RunFile
 from throughline_client.sdk.settling import Behind, behind
 from throughline_eventlog import PARTITIONS
 from throughline_eventlog.partitions import Partitioning, number_of, service_of
@@ -79,3 +80,39 @@ def test_partitions_are_where_the_environment_says(tmp_path: Path) -> None:
         Endpoints.find(data=tmp_path, env={PARTITIONS: "ingestion=1:2", PEERS: "one:1"})
     alone = Endpoints.find(data=tmp_path, env={PARTITIONS: "ingestion=1:2:1", "THROUGHLINE_INGESTION_ADDRESS": "any:1"})
     assert (alone.logs[0], alone.log("ingestion"), alone.address("ingestion-200")) == (*["ingestion-200"] * 2, "any:1")
+
+
+def test_partitions_are_of_the_ingestion_that_is_called(tmp_path: Path) -> None:
+    """Not of another installation's that runs here: else some of the logs would be told as all, or two be mixed."""
+
+    def runs(partitions: str) -> dict[str, str]:
+        logs = Partitioning.parse(partitions).logs(SERVICES)
+        near = {"ingestion": f"near-{logs[0]}:1", **{log: f"near-{log}:1" for log in logs}}
+        RunFile(os.getpid(), "", near, {}, {}, partitions).write(tmp_path)
+        return {"THROUGHLINE_DATA": str(tmp_path)}
+
+    far = {f"THROUGHLINE_{name.upper()}_ADDRESS": f"far-{name}:1" for name in SERVICES}
+    parted = {PARTITIONS: "ingestion=1:2", PEERS: "far-100:1,far-101:1"}
+    for here in ("", "ingestion=1:2", "ingestion=1:3"):
+        env = {**runs(here), **far, **parted}
+        told = Endpoints.find(env=env)
+        assert [told.address(log) for log in told.logs[:3]] == ["far-100:1", "far-101:1", "far-identity:1"]
+        assert not told.local
+        ours = Endpoints.find(data=tmp_path, env=env)
+        assert {ours.address(log).partition("-")[0] for log in ours.logs} == {"near"}
+        assert ours.logs == Partitioning.parse(here).logs(SERVICES)
+    untold = Endpoints.find(env={**runs(""), **far, PARTITIONS: "ingestion=1:2"})
+    with pytest.raises(EndpointError, match=f"has 2 partitions, and nothing says where each is: set {PEERS}"):
+        untold.address("ingestion-101")
+    whole = Endpoints.find(env={**runs("ingestion=1:2"), **far})
+    assert [whole.address(log) for log in whole.logs] == [f"far-{log}:1" for log in SERVICES]
+    given = Endpoints.find({"ingestion": "given:1"}, env=runs("ingestion=1:2"))
+    with pytest.raises(EndpointError, match="nothing says where each is"):
+        given.address("ingestion-100")
+    of_ours = {"ingestion": "near-ingestion-101:1"}
+    for told in (
+        Endpoints.find(of_ours, env=runs("ingestion=1:2")),
+        Endpoints.find(env={**runs("ingestion=1:2"), "THROUGHLINE_INGESTION_ADDRESS": of_ours["ingestion"]}),
+    ):
+        assert told.address("ingestion") == of_ours["ingestion"]
+        assert told.address("ingestion-100") == "near-ingestion-100:1"

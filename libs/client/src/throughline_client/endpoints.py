@@ -114,10 +114,11 @@ class Endpoints:
     ) -> Endpoints:
         """Takes each address as given, else from THROUGHLINE_<SERVICE>_ADDRESS, else from the data folder's run.json.
 
-        Where the environment's addresses count, so do THROUGHLINE_PARTITIONS and THROUGHLINE_INGESTION_PEERS, which are
-        those of ingestion's partitions (`host:port` in the order of their numbers, with commas). A data folder that is
-        given is stronger than the environment. Credentials are as given, for whatever service, else those of
-        `CallerCredentials.from_env`, for those that are not on this machine.
+        Whoever says where ingestion is says how it is parted: the environment with THROUGHLINE_PARTITIONS and
+        THROUGHLINE_INGESTION_PEERS, which are the addresses of its partitions (`host:port` in the order of their
+        numbers, with commas), or run.json. An ingestion given that is none of run.json's has no partition of those.
+        A data folder that is given is stronger than the environment. Credentials are as given, for whatever service,
+        else those of `CallerCredentials.from_env`, for those that are not on this machine.
 
         Raises: TlsError; EndpointError for partitions that are none.
         """
@@ -127,14 +128,17 @@ class Endpoints:
         local = run.addresses if run is not None and running else {}
         from_env = {name: env.get(address_variable(name), "").strip() for name in SERVICES}
         known = {name: address for name, address in from_env.items() if address}
+        # The logs of one installation are never read beside, or called as, those of another that runs here.
+        elsewhere = bool(env.get(PEERS, "").strip()) or from_env["ingestion"] not in {"", *local.values()}
+        ours = bool(local) and (data is not None or not elsewhere)
         try:
-            partitioning = Partitioning.parse(
-                run.partitions if run is not None and running else env.get(PARTITIONS, "")
-            )
+            partitioning = Partitioning.parse(run.partitions if run is not None and ours else env.get(PARTITIONS, ""))
         except SettingsError as error:
             raise EndpointError(str(error)) from error
-        if not local:
+        if not ours:
             known = {**_partitions_of(env, partitioning), **known}
+        if not ours or (addresses or {}).get("ingestion", "") not in {"", *local.values()}:
+            local = {name: address for name, address in local.items() if service_of(name) != "ingestion"}
         found = {**known, **local} if data is not None else {**local, **known}
         stronger = {**known, **(addresses or {})} if data is None else (addresses or {})
         return cls(
