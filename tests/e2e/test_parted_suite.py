@@ -18,6 +18,7 @@ from parted import SOURCES, nothing
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.ingestion.v1 import ingestion_pb2
 from throughline_client.commands import main
+from throughline_client.endpoints import SERVICES
 from throughline_client.installation import Installation, write_partitioning
 from throughline_client.sdk.ingestion import IngestionClient
 from throughline_client.suite import Suite
@@ -104,6 +105,20 @@ def test_each_partition_is_a_process_and_has_its_row(suite: Suite, run: Callable
     assert len(read.stdout.splitlines()) == 3
     refused = run("log", "read", "ingestion", "--data", str(suite.folder), code=3)
     assert "name one of ingestion-100, ingestion-101" in refused.stderr
+
+
+def test_one_log_of_several_is_never_told_as_all(suite: Suite, run: Callable[..., Result], tmp_path: Path) -> None:
+    """Whoever was told addresses alone, and not of partitions, is refused with what to set."""
+    addresses = [word for name in SERVICES for word in ("--address", f"{name}={suite.addresses[name]}")]
+    elsewhere = (*addresses, "--data", str(tmp_path / "elsewhere"))
+    for words in (
+        ("checkpoint",),
+        ("log", "read", "ingestion"),
+        ("audit", "range", "ingestion", "--to", str(tmp_path / "range.zip")),
+    ):
+        refused = run(*words, *elsewhere, code=1)
+        assert "has the log ingestion-100, and 'ingestion' is meant" in refused.stderr
+        assert "THROUGHLINE_PARTITIONS" in refused.stderr
 
 
 def test_a_partition_that_was_killed_comes_back_with_what_it_had(suite: Suite, run: Callable[..., Result]) -> None:

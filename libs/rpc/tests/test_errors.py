@@ -149,6 +149,7 @@ def test_the_reasons_given_here_are_in_the_contract() -> None:
         "LOG_UNAVAILABLE",
         "LOG_NEWER",
         "LOG_SEALED",
+        "LOG_MISMATCH",
         "SHUTTING_DOWN",
         "UNEXPECTED",
         "CHECKPOINT_NOT_FOUND",

@@ -34,7 +34,7 @@ from throughline_client.sdk.scoring import ScoringClient
 from throughline_client.sdk.settling import Behind, behind
 from throughline_eventlog.partitions import service_of
 from throughline_kernel import ALWAYS, Interval
-from throughline_rpc import EVERYBODY, Caller, CallerCredentials, RemoteRefusal, open_channel
+from throughline_rpc import EVERYBODY, LOG_KEY, Caller, CallerCredentials, RemoteRefusal, open_channel
 
 # Served by each of them beside its own.
 _BY_ALL: Sequence[ServiceDescriptor] = (
@@ -102,11 +102,16 @@ class Throughline:
             channel = open_channel(
                 self.endpoints.address(service),
                 services,
-                metadata=self._metadata,
+                metadata=(*self._metadata, *self._meant(service)),
                 credentials=self.endpoints.credentials(service),
             )
             self._channels[service] = channel
         return channel
+
+    def _meant(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Which log is meant, by whoever answers for one; a service of several answers as any of its partitions."""
+        own = [log for log in self.endpoints.logs if name in {log, service_of(log)}]
+        return ((LOG_KEY, own[0]),) if len(own) == 1 else ()
 
     @cached_property
     def ingestion(self) -> IngestionClient:

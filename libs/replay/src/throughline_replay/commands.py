@@ -18,7 +18,6 @@ from rich.table import Table
 from throughline_client.commands.running import as_of_option, caller_options, find_endpoints
 from throughline_client.commands.showing import counting
 from throughline_client.endpoints import EndpointError, Endpoints
-from throughline_eventlog.partitions import service_of
 from throughline_kernel import is_hex_id
 from throughline_replay.comparing import Comparison
 from throughline_replay.folding import Folded, Folding, fold_each
@@ -151,7 +150,7 @@ def _logs(data: Path | None, from_files: bool, caller: Caller) -> Generator[_Log
             endpoints = find_endpoints(data=data)
             services = {
                 log: open_things.enter_context(
-                    ServiceLog(service_of(log), endpoints.address(log), caller.metadata(), endpoints.credentials(log))
+                    ServiceLog(log, endpoints.address(log), caller.metadata(), endpoints.credentials(log))
                 )
                 for log in endpoints.logs
             }

@@ -99,7 +99,7 @@ def _counter(progress: Callable[[int, int], None], index: int) -> Progress:
 def fold(asked: Folding, progress: Progress) -> Comparison | Folded | None:
     """Folds one log and compares. Raises: StoreAwayError where the service is away; UnavailableError of a store."""
     with (
-        ServiceLog(asked.service, asked.address, asked.metadata, asked.credentials) as live,
+        ServiceLog(asked.log, asked.address, asked.metadata, asked.credentials) as live,
         _source(asked, live) as source,
         _told_by(asked.log),
     ):

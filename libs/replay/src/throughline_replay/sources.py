@@ -12,8 +12,9 @@ import grpc
 from throughline.eventlog.v1 import eventlog_pb2
 from throughline.identity.v1 import identity_pb2
 from throughline_eventlog import Codec, LoggedRow, Store
+from throughline_eventlog.partitions import service_of
 from throughline_kernel import Recorded
-from throughline_rpc import IN_THE_CLEAR, CallerCredentials, open_blocking_channel
+from throughline_rpc import IN_THE_CLEAR, LOG_KEY, CallerCredentials, open_blocking_channel
 
 PAGE = 1000
 
@@ -77,12 +78,13 @@ class ServiceLog:
 
     def __init__(
         self,
-        service: str,
+        log: str,
         address: str,
         metadata: Sequence[tuple[str, str]] = (),
         credentials: CallerCredentials = IN_THE_CLEAR,
     ) -> None:
-        self._codec = Codec(service)
+        self._codec = Codec(service_of(log))
+        metadata = (*metadata, (LOG_KEY, log))
         self._channel = open_blocking_channel(
             address, max_message_bytes=64 * 1024 * 1024, metadata=metadata, credentials=credentials
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughline_rpc.callers import (
     EVERYBODY,
+    LOG_KEY,
     PURPOSE_KEY,
     ROLES,
     Authenticator,
@@ -66,6 +67,7 @@ _SERVER_SIDE = {
 __all__ = [
     "EVERYBODY",
     "IN_THE_CLEAR",
+    "LOG_KEY",
     "MAX_MESSAGE_BYTES",
     "PURPOSE_KEY",
     "ROLES",

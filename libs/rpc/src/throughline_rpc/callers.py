@@ -16,6 +16,8 @@ from throughline_kernel import SERVICE, ForbiddenError, InvalidError, Unauthenti
 PURPOSE_KEY: Final = "throughline-purpose"
 ROLE_KEY: Final = "throughline-role"
 CALLER_KEY: Final = "throughline-caller"
+LOG_KEY: Final = "throughline-log"
+"""Metadata of calls about a log: which one is meant, by its name (`ingestion-101`)."""
 
 ROLES: Final = tuple(name.removeprefix("ROLE_").lower() for name, number in options_pb2.Role.items() if number)
 """The roles of the contract, in lower case."""

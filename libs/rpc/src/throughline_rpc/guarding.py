@@ -15,9 +15,9 @@ from google.protobuf.message import Message
 
 from throughline.access.v1 import options_pb2
 from throughline.accesslog.v1.events_pb2 import AccessRecorded
-from throughline_kernel import ForbiddenError
+from throughline_kernel import ForbiddenError, PreconditionError
 from throughline_rpc.access_log import AccessLog
-from throughline_rpc.callers import ACTING, EVERYBODY, Authenticator, Caller, Identity
+from throughline_rpc.callers import ACTING, EVERYBODY, LOG_KEY, Authenticator, Caller, Identity
 from throughline_rpc.permissions import Permission, values_at
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -30,6 +30,8 @@ AT_ONCE: Final = 500
 _ID_BYTES: Final = 16
 # The whole value, or what stands last in the key of an aggregate, e.g. `client/9f...`.
 _ID: Final = re.compile(r"(?:\A|[/.])([0-9a-f]{32})\Z")
+# Served by every process beside its own service, of the log that it has.
+_OF_A_LOG: Final = ("/throughline.eventlog.", "/throughline.proof.", "/throughline.accesslog.")
 _OF_EVERYBODY: Final = frozenset({options_pb2.READS_LOG, options_pb2.READS_ACCESS})
 
 
@@ -38,12 +40,19 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
     Who they are the authenticator finds out; the role that they name in the metadata only selects among theirs. Methods
     that are in no contract of Throughline's (health, reflection) are for everybody. A read of a client is one that asks
-    for or tells of somebody; one of a log, of any kind, is one always. Without a log nothing is logged.
+    for or tells of somebody; one of a log, of any kind, is one always. Without a log nothing is logged. `serves` names
+    the log that this process has: a call about another is refused (LOG_MISMATCH), and one that names none is not.
     """
 
     def __init__(
-        self, permissions: Mapping[str, Permission], authenticator: Authenticator, log: AccessLog | None = None
+        self,
+        permissions: Mapping[str, Permission],
+        authenticator: Authenticator,
+        log: AccessLog | None = None,
+        *,
+        serves: str = "",
     ) -> None:
+        self._serves = serves
         self._permissions = permissions
         self._authenticator = authenticator
         self._log = log
@@ -66,7 +75,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return known[1]
 
     def _wrap(self, permission: Permission, handler: Handler) -> Handler:
-        guard = _Guard(permission, self._authenticator, self._log)
+        serves = self._serves if permission.path.startswith(_OF_A_LOG) else ""
+        guard = _Guard(permission, self._authenticator, self._log, serves)
         deserialise, serialise = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming and handler.response_streaming:
             behaviour = guard.answering_stream(cast("Any", handler.stream_stream))
@@ -92,7 +102,10 @@ class _Admitted:
 class _Guard:
     """One method's."""
 
-    def __init__(self, permission: Permission, authenticator: Authenticator, log: AccessLog | None) -> None:
+    def __init__(
+        self, permission: Permission, authenticator: Authenticator, log: AccessLog | None, serves: str
+    ) -> None:
+        self._serves = serves
         self._permission = permission
         self._authenticator = authenticator
         self._log = None if permission.reads == options_pb2.READS_NOTHING else log
@@ -165,8 +178,20 @@ class _Guard:
         except ForbiddenError as refusal:
             await self._record(_Admitted(identity, said, peer), asked, refused=refusal.reason)
             raise
+        if self._serves:
+            self._check_log(next((value for key, value in metadata if key == LOG_KEY), self._serves))
         ACTING.set(acting)
         return _Admitted(acting, said, peer)
+
+    def _check_log(self, meant: str | bytes) -> None:
+        """One log of several told as all that a service has would be wrong without a word."""
+        if meant != self._serves:
+            raise PreconditionError(
+                "LOG_MISMATCH",
+                f"what answers here has the log {self._serves}, and {meant!r} is meant: give the caller "
+                "THROUGHLINE_PARTITIONS and THROUGHLINE_INGESTION_PEERS as the services have them",
+                {"log": self._serves, "meant": str(meant)},
+            )
 
     def _ids(self, message: Message, paths: Iterable[tuple[str, ...]]) -> dict[str, None]:
         """The ids that a message names, in order, each once."""

@@ -20,6 +20,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from throughline_eventlog import SettingsError, collecting_seldom
+from throughline_eventlog.partitions import log_name
 from throughline_kernel import Refusal
 from throughline_rpc.access_log import AccessLog
 from throughline_rpc.authentication import Authentication
@@ -84,6 +85,7 @@ class ServiceHost:
             permissions_of(hosted.name for hosted in self._services),
             authenticator or authentication or Trusting(settings.default_role),
             access,
+            serves=log_name(settings.service, settings.partition),
         )
         self._supervised = [_Supervised(each) for each in (*background, *(() if access is None else access.background))]
         self._tls: WatchedTls | None = None

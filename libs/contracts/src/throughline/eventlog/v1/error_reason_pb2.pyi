@@ -61,6 +61,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The keys of the tokens' issuer cannot be had now: retry. Example: {"cause": "https://... answered 503"}"""
     ERROR_REASON_LOG_SEALED: _ErrorReason.ValueType  # 19
     """The log was followed by others and takes nothing more. Example: {"service": "ingestion", "successors": "100, 101"}"""
+    ERROR_REASON_LOG_MISMATCH: _ErrorReason.ValueType  # 20
+    """Another log is meant than the one that answers: a caller was not told of all partitions.
+    Example: {"log": "ingestion-100", "meant": "ingestion"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that any service may give beside those of its own `ErrorReason`, under its own domain
@@ -106,4 +110,8 @@ ERROR_REASON_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 18
 """The keys of the tokens' issuer cannot be had now: retry. Example: {"cause": "https://... answered 503"}"""
 ERROR_REASON_LOG_SEALED: ErrorReason.ValueType  # 19
 """The log was followed by others and takes nothing more. Example: {"service": "ingestion", "successors": "100, 101"}"""
+ERROR_REASON_LOG_MISMATCH: ErrorReason.ValueType  # 20
+"""Another log is meant than the one that answers: a caller was not told of all partitions.
+Example: {"log": "ingestion-100", "meant": "ingestion"}
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
