@@ -65,7 +65,7 @@ demo: setup ## start the whole suite on this machine and walk through it
 	@$(BIN)/python -m throughline_demo $(ARGS)
 
 test: setup ## run the tests; choose some with ARGS='-k name'
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 acceptance: setup ## import all four real data sets of ../shared/data and check every published figure
 	@$(BIN)/python -m pytest -m e2e tests/acceptance $(ARGS)
