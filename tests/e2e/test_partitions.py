@@ -30,6 +30,7 @@ from throughline_eventlog import (
     InboxPosition,
     LogGrewError,
     NatsServer,
+    NewEvent,
     Partitioning,
     SealedLogError,
     Writer,
@@ -346,6 +347,28 @@ async def test_what_grows_meanwhile_is_not_sealed(make_place: MakePlace) -> None
     place.change(2)
     async with place.served() as ends:
         assert await ends.offer([late]) == [DUPLICATE]
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite"])
+async def test_what_grows_while_it_is_read_is_told_as_that(make_place: MakePlace) -> None:
+    """What was recorded between the look at the tables and that at the log is no sign that either is wrong."""
+    place = await filled(make_place("parted"))
+    for file in place.folder.glob("ingestion-proofs.db*"):
+        # No checkpoint says all of it: one is signed now, of what is there by now.
+        file.unlink()
+
+    def meanwhile(step: str, _: int) -> None:
+        if step == "proving partition 0":
+            log = place.open(0)
+            with log.transaction() as tx:
+                last = tx.read(0)[-1]
+                version = tx.last_version(last.stream_id) + 1
+                tx.append([NewEvent(last.stream_id, version, last.type, last.payload, last.occurred_at)])
+            log.close()
+
+    with pytest.raises(LogGrewError, match="ingestion still runs; stop it and begin again"):
+        place.change(2, meanwhile)
+    assert place.numbers == (0,)
 
 
 KILLED_AT = """

@@ -19,7 +19,16 @@ from click.testing import CliRunner, Result
 from throughline_client.commands import main
 from throughline_client.endpoints import SERVICES
 from throughline_client.preparing import BESIDE
-from throughline_eventlog import Connection, NatsServer, StoreSettings, all_rights, open_store, server_lines, user_of
+from throughline_eventlog import (
+    Connection,
+    NatsServer,
+    Partitioning,
+    StoreSettings,
+    all_rights,
+    open_store,
+    server_lines,
+    user_of,
+)
 from throughline_eventlog.durability import AwayError, postgres_flaw, server_findings, server_flaw
 from throughline_eventlog.nats_server import free_port
 from throughline_eventlog.streams import stream_config
@@ -179,6 +188,14 @@ def test_a_user_who_may_not_do_what_its_service_needs_is_refused(
         result = run("preflight", "--monitor", f"http://127.0.0.1:{port}", "--service", "identity")
         assert result.exit_code == 1
         assert f"STREAM.INFO.{prefix}_INGESTION_101" in result.stderr
+    numbers = Partitioning.parse("ingestion=1:2").numbers_in_force(SERVICES)
+    rights = list(all_rights(prefix=prefix, partitions=numbers))
+    users = server_lines(rights, {service: f'"{service}"' for service in SERVICES})
+    with NatsServer(tmp_path / "parted", more=f'http: "127.0.0.1:{port}"\n{users}') as server:
+        monkeypatch.setenv("THROUGHLINE_NATS_URL", server.url)
+        for service in ("ingestion", "identity"):
+            allowed = run("preflight", "--monitor", f"http://127.0.0.1:{port}", "--service", service)
+            assert allowed.exit_code == 0, allowed.output
 
 
 def test_without_the_servers_own_word_nothing_is_entrusted(

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from throughline_eventlog.bus import BusError, BusForbiddenError, Connection, StreamGoneError
-from throughline_eventlog.rights import BusRights, relayed_logs
+from throughline_eventlog.rights import BusRights
 from throughline_eventlog.settings import POSTGRES, StoreSettings
 from throughline_eventlog.streams import stream_flaw, stream_name, subject_name
 
@@ -91,8 +91,8 @@ async def bus_findings(
         await connection.ready_within(timeout)
         try:
             refused = await connection.refused(rights.publish)
-            for name in relayed_logs(rights.service):
-                finding = await _stream_finding(connection, name, prefix, least_replicas)
+            for log, number in rights.logs:
+                finding = await _stream_finding(connection, log, number, prefix, least_replicas)
                 if finding is not None:
                     found.append(finding)
         except BusForbiddenError as error:
@@ -105,13 +105,15 @@ async def bus_findings(
     return [Finding(thing, allowed, missing), *found]
 
 
-async def _stream_finding(connection: Connection, log: str, prefix: str, least_replicas: int) -> Finding | None:
-    name = stream_name(log, prefix=prefix)
+async def _stream_finding(
+    connection: Connection, log: str, number: int, prefix: str, least_replicas: int
+) -> Finding | None:
+    name = stream_name(log, number, prefix)
     try:
         state = await connection.stream(name)
     except StreamGoneError:
         return None
-    flaw = stream_flaw(state.config, subject_name(log, prefix=prefix), least_replicas)
+    flaw = stream_flaw(state.config, subject_name(log, number, prefix), least_replicas)
     told = f"{state.config.get('num_replicas', 1)} replicas, {state.last_sequence} messages"
     return Finding(f"stream {name}", told, f"{flaw}: correct it (`nats stream edit {name}`)" if flaw else "")
 

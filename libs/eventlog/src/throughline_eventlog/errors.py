@@ -31,7 +31,7 @@ class LogGrewError(ConflictError):
     def __init__(self, service: str) -> None:
         super().__init__(
             "CONCURRENT_CHANGE",
-            f"the log of {service} grew meanwhile and was not sealed: a {service} still runs; stop it and begin again",
+            f"the log of {service} grew meanwhile and was not sealed: {service} still runs; stop it and begin again",
             {"service": service},
         )
 

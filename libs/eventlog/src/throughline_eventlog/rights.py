@@ -18,12 +18,16 @@ _OF_UPSTREAM: Final = ("CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "CONSUMER.DELETE"
 
 @dataclass(frozen=True, slots=True)
 class BusRights:
-    """Subjects that a service's user may publish to, requests to JetStream among them, and may subscribe to."""
+    """Subjects that a service's user may publish to, requests to JetStream among them, and may subscribe to.
+
+    `logs` are those that it relays, each with its partition.
+    """
 
     service: str
     user: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    logs: tuple[tuple[str, int], ...]
 
 
 def inbox_of(service: str, prefix: str = "TL") -> str:
@@ -65,6 +69,7 @@ def rights_of(service: str, *, prefix: str = "TL", partitions: Mapping[str, Sequ
             *(f"{API}{what}.{stream}.*" for stream in taken for what in _OF_UPSTREAM),
         ),
         subscribe=(f"{inbox_of(service, prefix)}.>",),
+        logs=tuple(own),
     )
 
 

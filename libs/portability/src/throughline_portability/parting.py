@@ -27,6 +27,7 @@ from throughline_eventlog import (
     Commit,
     InboxPosition,
     LoggedRow,
+    LogGrewError,
     Parting,
     Partitioning,
     Predecessor,
@@ -207,7 +208,15 @@ class _Change:
             news = {number: self.open_new(open_things, number) for number in self.news}
             self._take_over(olds, predecessors, news)
             self._open_partitions(olds, predecessors, news)
-            digests = self._check(old, news)
+            try:
+                digests = self._check(old, news)
+            except PartitionsError:
+                for number, store in olds.items():
+                    with store.snapshot() as reader:
+                        if reader.commit_at() != commits[number]:
+                            # What was taken over is more than what was looked at, and not what is wrong.
+                            raise LogGrewError(self.service) from None
+                raise
         for number, store in olds.items():
             self.told(f"sealing partition {number}", 0)
             store.seal(self.successors, commits[number])
