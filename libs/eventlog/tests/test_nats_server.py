@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from throughline_eventlog import Connection, NatsServer, NatsServerError
+from throughline_eventlog import nats_server as nats_module
 from throughline_eventlog.bus import nanoseconds
+from throughline_eventlog.nats_server import free_port
 from throughline_testkit import eventually, eventually_sync
 
 
@@ -54,6 +57,19 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(NatsServerError, match=f"port {port} on 127.0.0.1 is taken.*choose another port"):
             NatsServer(tmp_path, port=port).start()
+
+
+def test_a_port_is_given_to_one_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is to listen there does so later: until then it looks free to everybody. It is free again when they end."""
+    code = "from throughline_eventlog.nats_server import free_port; print(free_port(), flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    port = int(other.stdout.readline())
+    monkeypatch.setattr(nats_module, "_PORTS", range(port, port + 1_000))
+    monkeypatch.setattr(random.SystemRandom, "sample", lambda _, ports, count: list(ports)[:count])
+    assert free_port() != port
+    other.communicate("\n")
+    assert free_port() == port
 
 
 def test_a_server_that_ends_says_why(tmp_path: Path) -> None:

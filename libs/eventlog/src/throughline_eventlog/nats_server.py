@@ -51,13 +51,36 @@ _PORTS: Final = range(20_000, 32_768)
 """Below those that Linux gives to outgoing connections, one of which could take a port before its server does."""
 
 
+_claims: Final[list[socket.socket]] = []
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago. Raises OSError where none of a thousand is."""
-    for port in random.sample(_PORTS, 1_000):
+    """A port that was free a moment ago, and that no other process was given by this that is still there (Linux).
+
+    Raises OSError where none of a thousand is.
+    """
+    # Not the generator that a program may have seeded: two that did would be given the same.
+    for port in random.SystemRandom().sample(_PORTS, 1_000):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((host, port))
-            return port
+            if _claim(port):
+                return port
     raise OSError(f"no free port on {host} among a thousand from {_PORTS.start} to {_PORTS.stop - 1}")
+
+
+def _claim(port: int) -> bool:
+    """Whether the port is this process's from here on: whoever is to listen there does so only later."""
+    if sys.platform != "linux":
+        return True
+    # A name of the kernel's, not a file: it is gone with the process.
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0throughline-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _claims.append(claim)
+    return True
 
 
 @dataclass(slots=True)
